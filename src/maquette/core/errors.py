@@ -1,0 +1,79 @@
+"""Errors that reach a user: a stable reason, words that name the field, the limit and the fix.
+
+The reasons and their HTTP statuses are the published ones of the wire contract where it names one,
+and ours beside them. Server, client and command line share this one list.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class ErrorReason(StrEnum):
+    """Machine-readable name of an error, the `reason` of the error envelope."""
+
+    INVALID_REQUEST_BODY = "INVALID_REQUEST_BODY"
+    IMAGE_FILE_EXCEEDS_MAX_SIZE = "IMAGE_FILE_EXCEEDS_MAX_SIZE"
+    IMAGE_EXCEEDS_MAX_RESOLUTION = "IMAGE_EXCEEDS_MAX_RESOLUTION"
+    INVALID_IMAGE_FORMAT = "INVALID_IMAGE_FORMAT"
+    INVALID_API_KEY = "INVALID_API_KEY"
+    UPLOAD_URL_EXPIRED = "UPLOAD_URL_EXPIRED"
+    UPLOAD_URL_INVALID = "UPLOAD_URL_INVALID"
+    API_NOT_FOUND = "API_NOT_FOUND"
+    TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    CONFLICT = "CONFLICT"
+    SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+HTTP_STATUS: Mapping[ErrorReason, int] = {
+    ErrorReason.INVALID_REQUEST_BODY: 400,
+    ErrorReason.IMAGE_FILE_EXCEEDS_MAX_SIZE: 400,
+    ErrorReason.IMAGE_EXCEEDS_MAX_RESOLUTION: 400,
+    ErrorReason.INVALID_IMAGE_FORMAT: 400,
+    ErrorReason.INVALID_API_KEY: 403,
+    ErrorReason.UPLOAD_URL_EXPIRED: 403,
+    ErrorReason.UPLOAD_URL_INVALID: 403,
+    ErrorReason.API_NOT_FOUND: 404,
+    ErrorReason.TASK_NOT_FOUND: 404,
+    ErrorReason.METHOD_NOT_ALLOWED: 405,
+    ErrorReason.CONFLICT: 409,
+    ErrorReason.SERVICE_UNAVAILABLE: 503,
+    ErrorReason.INTERNAL_ERROR: 500,
+}
+
+
+class MaquetteError(Exception):
+    """An error meant for a user.
+
+    Attributes:
+        reason: the stable machine name.
+        message: human words; names the field, the limit and the fix where there is one.
+        metadata: further facts as strings, usually empty.
+    """
+
+    def __init__(self, reason: ErrorReason, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+    @property
+    def status(self) -> int:
+        """The HTTP status this error is answered with."""
+        return HTTP_STATUS[self.reason]
+
+
+class InvalidRequest(MaquetteError):
+    """The request breaks a documented rule; the caller must change it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(ErrorReason.INVALID_REQUEST_BODY, f"{field}: {problem}")
+        self.field = field
+
+
+class TaskNotFound(MaquetteError):
+    """No such task for this tenant; a foreign task reads exactly the same."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorReason.TASK_NOT_FOUND, "task not found")

@@ -1,0 +1,34 @@
+"""Identifiers in the published forms."""
+
+import hashlib
+import uuid
+
+
+def new_task_id() -> str:
+    """A training task's id: a lower-case UUID of 36 characters."""
+    return str(uuid.uuid4())
+
+
+def new_asset_id() -> str:
+    """An asset's id: 32 lower-case hex characters, also the base name of its upload URL."""
+    return uuid.uuid4().hex
+
+
+def new_id() -> str:
+    """An id for rows that never appear on the published wire (tenants, keys, datasets, models)."""
+    return uuid.uuid4().hex
+
+
+def model_name(finished_at: int, sha256: str) -> str:
+    """The published file name of a trained LoRA.
+
+    Args:
+        finished_at: Unix seconds of the moment training finished.
+        sha256: hex digest of the file.
+    """
+    return f"model_{finished_at}_{sha256[:10].upper()}.safetensors"
+
+
+def sha256_hex(data: bytes) -> str:
+    """Hex SHA-256 of bytes that are in memory already."""
+    return hashlib.sha256(data).hexdigest()

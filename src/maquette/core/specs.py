@@ -1,0 +1,374 @@
+"""What a training task is asked for and what it runs with.
+
+Each field's type, range, label and meaning stand here once. The API schema, the command line's options and the
+generated tests are derived from these definitions.
+
+`TrainingRequest` is the published body, lenient and sparse. `TrainingSpec` is what a task pins: every default
+filled in and the seed drawn. Only `resolve` turns one into the other.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from maquette.core.errors import InvalidRequest
+
+Number = TypeVar("Number", int, float)
+
+MAX_PICTURES = 50
+MAX_CAPTION = 1024
+SIDE_MULTIPLE = 64
+MAX_SIDE = 2048
+MAX_SEED = 2**32 - 1
+DEFAULT_STEPS_PER_PICTURE = 200
+DEFAULT_MAX_STEPS = 2000
+
+
+class TaskType(StrEnum):
+    """What a training is for; also the last part of the published create path."""
+
+    SUBJECT = "subject"
+    STYLE = "style"
+
+
+class LrScheduler(StrEnum):
+    """Learning-rate schedules, by the names of diffusers' `get_scheduler`."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+    COSINE_WITH_RESTARTS = "cosine_with_restarts"
+    POLYNOMIAL = "polynomial"
+    CONSTANT_WITH_WARMUP = "constant_with_warmup"
+
+
+BatchSize = Annotated[int, Meta(ge=1, le=4, title="Batch size", description="Pictures per optimiser step.")]
+LearningRate = Annotated[
+    float, Meta(gt=0, le=1e-2, title="Learning rate", description="Peak learning rate of AdamW for all LoRA weights.")
+]
+MaxTrainSteps = Annotated[
+    int, Meta(ge=1, le=10_000, title="Training steps", description="Optimiser steps in total, over all pictures.")
+]
+Seed = Annotated[
+    int, Meta(ge=1, le=MAX_SEED, title="Seed", description="Seeds every random source; drawn and recorded if absent.")
+]
+Warmup = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=10_000,
+        title="Warm-up steps",
+        description="Steps over which the rate rises to its peak; no effect with `constant`.",
+    ),
+]
+InstancePrompt = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_CAPTION,
+        title="Instance prompt",
+        description="Caption of pictures that have none of their own, with the trigger word in it.",
+    ),
+]
+ClassPrompt = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_CAPTION,
+        title="Class prompt",
+        description="Caption of the generated class pictures that preserve what the base knew.",
+    ),
+]
+PriorPreservation = Annotated[
+    bool, Meta(title="Prior preservation", description="Train on generated class pictures as well.")
+]
+PriorLossWeight = Annotated[
+    float, Meta(gt=0, le=100, title="Prior loss weight", description="Weight of the class pictures' loss.")
+]
+TrainTextEncoder = Annotated[
+    bool, Meta(title="Train text encoder", description="Put a LoRA on the text encoder as well.")
+]
+LoraRank = Annotated[int, Meta(ge=4, le=128, title="LoRA rank", description="Rank of the denoiser's LoRA matrices.")]
+LoraAlpha = Annotated[
+    int, Meta(ge=4, le=128, title="LoRA alpha", description="The denoiser's LoRA is scaled by alpha / rank.")
+]
+TextEncoderRank = Annotated[
+    int, Meta(ge=4, le=128, title="Text-encoder LoRA rank", description="Rank of the text encoder's LoRA matrices.")
+]
+TextEncoderAlpha = Annotated[
+    int,
+    Meta(
+        ge=4,
+        le=128,
+        title="Text-encoder LoRA alpha",
+        description="The text encoder's LoRA is scaled by alpha / rank.",
+    ),
+]
+Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+
+
+class ExpertSetting(Struct, frozen=True, omit_defaults=True):
+    """The fifteen published `expert_setting` fields, all optional."""
+
+    train_batch_size: BatchSize | UnsetType = UNSET
+    learning_rate: LearningRate | UnsetType = UNSET
+    max_train_steps: MaxTrainSteps | UnsetType = UNSET
+    seed: Seed | UnsetType = UNSET
+    lr_scheduler: LrScheduler | UnsetType = UNSET
+    lr_warmup_steps: Warmup | UnsetType = UNSET
+    instance_prompt: InstancePrompt | UnsetType = UNSET
+    class_prompt: ClassPrompt | UnsetType = UNSET
+    with_prior_preservation: PriorPreservation | UnsetType = UNSET
+    prior_loss_weight: PriorLossWeight | UnsetType = UNSET
+    train_text_encoder: TrainTextEncoder | UnsetType = UNSET
+    lora_r: LoraRank | UnsetType = UNSET
+    lora_alpha: LoraAlpha | UnsetType = UNSET
+    lora_text_encoder_r: TextEncoderRank | UnsetType = UNSET
+    lora_text_encoder_alpha: TextEncoderAlpha | UnsetType = UNSET
+
+
+class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`ExpertSetting` with every default filled in: what a run really uses."""
+
+    train_batch_size: BatchSize
+    learning_rate: LearningRate
+    max_train_steps: MaxTrainSteps
+    seed: Seed
+    lr_scheduler: LrScheduler
+    lr_warmup_steps: Warmup
+    instance_prompt: InstancePrompt
+    class_prompt: ClassPrompt
+    with_prior_preservation: PriorPreservation
+    prior_loss_weight: PriorLossWeight
+    train_text_encoder: TrainTextEncoder
+    lora_r: LoraRank
+    lora_alpha: LoraAlpha
+    lora_text_encoder_r: TextEncoderRank
+    lora_text_encoder_alpha: TextEncoderAlpha
+
+
+class DatasetItem(Struct, frozen=True):
+    """One picture of a request.
+
+    Attributes:
+        assets_id: id that the upload call answered; some published pages type it as an integer.
+        caption: words for this picture; the instance prompt where absent.
+    """
+
+    assets_id: str | int
+    caption: Annotated[str, Meta(min_length=1, max_length=MAX_CAPTION)] | UnsetType = UNSET
+
+
+class ComponentArg(Struct, frozen=True):
+    """One argument of a component; the published wire carries values as strings, even numbers."""
+
+    name: str
+    value: str | int | float
+
+
+class Component(Struct, frozen=True):
+    """A published preparation step of the pictures, by name."""
+
+    name: str
+    args: Sequence[ComponentArg] = ()
+
+
+class TrainingRequest(Struct, frozen=True, kw_only=True):
+    """The published body of `POST /v3/training/subject` and `/style`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    base_model: Annotated[str, Meta(min_length=1, max_length=255)]
+    width: Side
+    height: Side
+    image_dataset_items: Annotated[list[DatasetItem], Meta(min_length=1, max_length=MAX_PICTURES)]
+    expert_setting: ExpertSetting = ExpertSetting()
+    components: list[Component] = []
+
+
+class Preparation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is done to each picture before training: the components with their defaults filled in.
+
+    Attributes:
+        width, height: pixels every picture is cropped and resized to, multiples of 64.
+        face_crop_ratio: side of the crop around the face as a multiple of the face; None leaves faces alone.
+        face_restore: name of the requested face restoration; None for none.
+    """
+
+    width: int
+    height: int
+    face_crop_ratio: float | None = None
+    face_restore: str | None = None
+
+
+class BaseRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """The base model a task pins: a later registration under the same name is another base."""
+
+    name: str
+    family: str
+    sha256: str
+
+
+class Picture(Struct, frozen=True, forbid_unknown_fields=True):
+    """One sealed picture of a task.
+
+    Attributes:
+        name: how messages call it, and its file name in the run directory (`<position>-<asset id>.<format>`).
+        sha256: of the sealed bytes.
+        caption: its own words, or None for the instance prompt.
+    """
+
+    name: str
+    sha256: str
+    caption: str | None = None
+
+
+class SampleSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The picture a trainer draws at its end, which serving later replays."""
+
+    prompt: str
+    seed: Seed
+    steps: int
+    guidance_scale: float
+    width: int
+    height: int
+
+
+class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that decides the bytes of a LoRA, besides the software's versions."""
+
+    task_type: TaskType
+    base: BaseRef
+    preparation: Preparation
+    settings: TrainingSettings
+    pictures: tuple[Picture, ...]
+    sample: SampleSpec
+
+
+class FamilyDefaults(Struct, frozen=True, kw_only=True):
+    """A family's answers for fields a request leaves open; each family's `spec.py` holds one."""
+
+    learning_rate: float = 1e-4
+    lora_r: int = 16
+    sample_steps: int = 30
+    sample_guidance_scale: float = 7.5
+
+
+INSTANCE_PROMPTS = {TaskType.SUBJECT: "a photo of ohwx person", TaskType.STYLE: "a picture in ohwx style"}
+CLASS_PROMPTS = {TaskType.SUBJECT: "person", TaskType.STYLE: "a picture"}
+
+
+def resolve(
+    request: TrainingRequest,
+    *,
+    task_type: TaskType,
+    base: BaseRef,
+    pictures: Sequence[Picture],
+    defaults: FamilyDefaults,
+    draw_seed: Callable[[], int],
+) -> TrainingSpec:
+    """Fill in every default of a request and draw its seed.
+
+    Raises:
+        InvalidRequest: a component is unknown or has a bad argument.
+    """
+    settings = _resolve_settings(request.expert_setting, task_type, len(pictures), defaults, draw_seed)
+    preparation = _resolve_preparation(request)
+    sample = SampleSpec(
+        prompt=settings.instance_prompt,
+        seed=settings.seed,
+        steps=defaults.sample_steps,
+        guidance_scale=defaults.sample_guidance_scale,
+        width=preparation.width,
+        height=preparation.height,
+    )
+    return TrainingSpec(
+        task_type=task_type,
+        base=base,
+        preparation=preparation,
+        settings=settings,
+        pictures=tuple(pictures),
+        sample=sample,
+    )
+
+
+def _resolve_settings(
+    given: ExpertSetting,
+    task_type: TaskType,
+    picture_count: int,
+    defaults: FamilyDefaults,
+    draw_seed: Callable[[], int],
+) -> TrainingSettings:
+    lora_r = given.lora_r or defaults.lora_r
+    text_encoder_r = given.lora_text_encoder_r or lora_r
+    filled: dict[str, Any] = {
+        "train_batch_size": 1,
+        "learning_rate": defaults.learning_rate,
+        "max_train_steps": min(DEFAULT_MAX_STEPS, DEFAULT_STEPS_PER_PICTURE * picture_count),
+        "lr_scheduler": LrScheduler.CONSTANT,
+        "lr_warmup_steps": 0,
+        "instance_prompt": INSTANCE_PROMPTS[task_type],
+        "class_prompt": CLASS_PROMPTS[task_type],
+        "with_prior_preservation": False,
+        "prior_loss_weight": 1.0,
+        "train_text_encoder": False,
+        "lora_r": lora_r,
+        "lora_alpha": lora_r,
+        "lora_text_encoder_r": text_encoder_r,
+        "lora_text_encoder_alpha": text_encoder_r,
+    } | msgspec.structs.asdict(given)
+    if given.seed is UNSET:
+        filled["seed"] = draw_seed()
+    return TrainingSettings(**{name: value for name, value in filled.items() if value is not UNSET})
+
+
+def _resolve_preparation(request: TrainingRequest) -> Preparation:
+    width, height = request.width, request.height
+    face_crop_ratio: float | None = None
+    face_restore: str | None = None
+    for index, component in enumerate(request.components):
+        field = f"components[{index}]"
+        args = {arg.name: arg.value for arg in component.args}
+        match component.name:
+            case "resize":
+                _only(args, {"width", "height"}, field)
+                width = _number(args.get("width", width), f"{field}.width", int, 1, MAX_SIDE)
+                height = _number(args.get("height", height), f"{field}.height", int, 1, MAX_SIDE)
+            case "face_crop_region":
+                _only(args, {"ratio"}, field)
+                face_crop_ratio = _number(args.get("ratio", 1.0), f"{field}.ratio", float, 0.1, 10)
+            case "face_restore":
+                _only(args, {"method", "upscale"}, field)
+                face_restore = str(args.get("method", "gfpgan_1.4"))
+                _number(args.get("upscale", 1.0), f"{field}.upscale", float, 0.1, 8)
+            case unknown:
+                raise InvalidRequest(
+                    f"{field}.name",
+                    f"unknown component {unknown!r}; known are face_crop_region, resize and face_restore",
+                )
+    return Preparation(
+        width=_side(width), height=_side(height), face_crop_ratio=face_crop_ratio, face_restore=face_restore
+    )
+
+
+def _only(args: dict[str, str | int | float], known: set[str], field: str) -> None:
+    for name in args:
+        if name not in known:
+            raise InvalidRequest(f"{field}.args", f"unknown argument {name!r}; known are {', '.join(sorted(known))}")
+
+
+def _number(value: str | float, field: str, kind: type[Number], low: Number, high: Number) -> Number:
+    try:
+        number = kind(value)
+    except ValueError:
+        raise InvalidRequest(field, f"must be a number, got {value!r}") from None
+    if not low <= number <= high:
+        raise InvalidRequest(field, f"must be between {low} and {high}, got {value}")
+    return number
+
+
+def _side(pixels: int) -> int:
+    """Round down to what the autoencoders can take, at least one multiple."""
+    return max(SIDE_MULTIPLE, pixels // SIDE_MULTIPLE * SIDE_MULTIPLE)

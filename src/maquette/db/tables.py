@@ -1,0 +1,222 @@
+"""The tables, for SQLAlchemy Core. Migrations make them; a test compares the two.
+
+Instants are Unix seconds by the database's clock (`db.now`), as floats, alike on SQLite and PostgreSQL.
+Every row that belongs to somebody carries its tenant.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Instant = Double
+Number = BigInteger
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("lookup", String(16), nullable=False, unique=True, comment="the key's public part"),
+    Column("secret_hash", String(64), nullable=False, comment="hex SHA-256 of the secret part"),
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+)
+
+bases = Table(
+    "bases",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("family", String(32), nullable=False),
+    Column("location", Text, nullable=False, comment="folder in diffusers layout, as every node sees it"),
+    Column("sha256", String(64), nullable=False, comment="over the folder's weight files"),
+    Column("created_at", Instant, nullable=False),
+)
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("extension", String(8), nullable=False, comment="as declared; the bytes are sniffed"),
+    Column("created_at", Instant, nullable=False),
+    Column("upload_expires_at", Instant, nullable=False),
+    Column("uploaded_at", Instant),
+    Column("upload_key", Text, comment="object of the latest upload; None before the first"),
+    Column("size", BigInteger),
+    Column("format", String(8), comment="png, jpeg or webp, sniffed"),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("sha256", String(64)),
+    Column("sealed_key", Text, comment="the copy nobody can write again, made when the first task takes the asset"),
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+dataset_items = Table(
+    "dataset_items",
+    metadata,
+    Column("dataset_id", ForeignKey("datasets.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("asset_id", ForeignKey("assets.id"), nullable=False, index=True),
+    Column("object_key", Text, nullable=False, comment="the sealed copy this task trains on"),
+    Column("caption", Text),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("number", Number, nullable=False, comment="runs per tenant; the lists' order and cursor"),
+    Column("name", String(255), nullable=False),
+    Column("task_type", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("dataset_id", ForeignKey("datasets.id"), nullable=False),
+    Column("spec", JSON, nullable=False, comment="TrainingSpec"),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="attempts that ended in failure"),
+    Column("not_before", Instant, nullable=False, server_default="0", comment="back-off: no dispatch earlier"),
+    Column("cancel_requested_at", Instant),
+    Column("step", Integer, nullable=False, server_default="0"),
+    Column("total_steps", Integer, nullable=False),
+    Column("eta_seconds", Integer, nullable=False, server_default="0"),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    CheckConstraint("status IN ('QUEUING', 'TRAINING', 'SUCCESS', 'FAILED', 'CANCELED')", name="status"),
+    Index("uq_tasks_tenant_id_number", "tenant_id", "number", unique=True),
+    Index("uq_tasks_tenant_id_task_type_number", "tenant_id", "task_type", "number", unique=True),
+    Index("ix_tasks_status_not_before", "status", "not_before"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("fence", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("node_id", String(64), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("handle", Text, comment="the executor's; None until launched"),
+    Column("message_offset", BigInteger, nullable=False, server_default="0", comment="where the next poll reads on"),
+    Column("supervisor", String(64), nullable=False, comment="server process that holds the lease"),
+    Column("lease_until", Instant, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Column("reason", String(32)),
+    Index("ix_attempts_open", "ended_at", "lease_until"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("fence", Integer, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("prefix", Text, nullable=False, comment="objects of the checkpoint"),
+    Column("files", JSON, nullable=False, comment="list of FileRecord"),
+    Column("created_at", Instant, nullable=False),
+)
+
+device_claims = Table(
+    "device_claims",
+    metadata,
+    Column("node_id", String(64), primary_key=True),
+    Column("device", String(64), primary_key=True),
+    Column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("fence", Integer, nullable=False),
+    Column("claimed_at", Instant, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Number, primary_key=True, comment="runs per task"),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("tenant_number", Number, nullable=False, comment="runs per tenant; the outbox position"),
+    Column("kind", String(32), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("uq_events_tenant_id_tenant_number", "tenant_id", "tenant_number", unique=True),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("scope", String(64), primary_key=True, comment="e.g. task-events:<task id>"),
+    Column("value", Number, nullable=False),
+)
+
+metrics_blocks = Table(
+    "metrics_blocks",
+    metadata,
+    Column("task_id", ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("first_step", Integer, primary_key=True, comment="a block holds steps first_step .. first_step + 255"),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("fence", Integer, nullable=False, comment="attempt that wrote it last"),
+    Column("last_step", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False, comment="MetricsBlock as MessagePack"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("number", Number, nullable=False, comment="runs per tenant; the integer id on the wire"),
+    Column("task_id", ForeignKey("tasks.id"), nullable=False, unique=True),
+    Column("name", String(64), nullable=False, comment="model_<unix>_<10 hex>.safetensors"),
+    Column("status", String(16), nullable=False),
+    Column("verdict", String(16), nullable=False, server_default="pending"),
+    Column("object_key", Text, nullable=False),
+    Column("sample_key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    CheckConstraint("status IN ('DEPLOYING', 'SERVING')", name="status"),
+    CheckConstraint("verdict IN ('pending', 'passed', 'rejected')", name="verdict"),
+    Index("uq_models_tenant_id_number", "tenant_id", "number", unique=True),
+    Index("uq_models_tenant_id_name", "tenant_id", "name", unique=True),
+)

@@ -1,0 +1,134 @@
+"""The executor port: where and how attempts run.
+
+An executor owns the run directories of its attempts. The server never opens one: it hears of an attempt only
+through `poll`, and of files only through object keys that the executor has staged out to storage.
+"""
+
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from maquette.core.progress import TrainerMessage
+from maquette.core.rundir import FileRecord, Manifest
+from maquette.core.specs import TrainingSpec
+
+
+class CheckpointRef(Struct, frozen=True, kw_only=True):
+    """A checkpoint in storage: the step, and its files under `prefix` (paths relative to it)."""
+
+    step: int
+    prefix: str
+    files: tuple[FileRecord, ...]
+
+
+class AttemptPlan(Struct, frozen=True, kw_only=True):
+    """Everything an executor needs for one attempt of a task.
+
+    Attributes:
+        task_id, fence: the attempt's identity; launching is idempotent by them.
+        training: the pinned spec.
+        base_path: the base model's folder.
+        pictures: storage key of each picture of `training.pictures`, in that order.
+        resume_from: the checkpoint to continue, or None to start afresh.
+        device: the claimed device, a torch device string.
+        checkpoint_every: optimiser steps between checkpoints.
+        output_prefix: storage prefix under which this attempt's files are staged out.
+    """
+
+    task_id: str
+    fence: int
+    training: TrainingSpec
+    base_path: str
+    pictures: tuple[str, ...]
+    resume_from: CheckpointRef | None
+    device: str
+    checkpoint_every: int
+    output_prefix: str
+
+
+class Liveness(StrEnum):
+    """What the executor knows of an attempt's process."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+    """It is surely dead, and everything it left has been staged out and read to its end."""
+
+
+class Observation(Struct, frozen=True, kw_only=True):
+    """What one `poll` saw.
+
+    Attributes:
+        messages: the trainer's finished lines from the given offset on, oldest first.
+        offset: where the next poll reads on; opaque to the caller, which stores it with what it made of the messages.
+        checkpoints: those whose files are all in storage by now and whose message is among `messages`.
+        liveness: see `Liveness`.
+        exit_code: of a process that exited under this executor's eyes; a hint, never a verdict.
+        manifest: of an exited attempt that wrote one; its files are in storage under `output_prefix`.
+        log_tail: the last lines of an exited attempt's log, for the operator.
+    """
+
+    messages: tuple[TrainerMessage, ...]
+    offset: int
+    checkpoints: tuple[CheckpointRef, ...]
+    liveness: Liveness
+    exit_code: int | None = None
+    manifest: Manifest | None = None
+    log_tail: str = ""
+
+
+class UnknownAttempt(Exception):
+    """The handle names no attempt of this executor: its node is gone, or its directory was erased."""
+
+
+class Executor(Protocol):
+    """Runs attempts. Implementations pass `tests/contract/test_executors.py`."""
+
+    @property
+    def node_id(self) -> str:
+        """Identity of the machine or cluster whose attempts this executor may adopt; survives restarts."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices that attempts may claim, as torch device strings; one attempt a device."""
+        ...
+
+    async def launch(self, plan: AttemptPlan) -> str:
+        """Stage in and start an attempt; answer its handle.
+
+        Idempotent by (task, fence): a second launch answers the same handle and starts nothing.
+
+        Raises:
+            OSError: staging or starting failed; nothing of it is left running.
+        """
+        ...
+
+    async def poll(self, handle: str, offset: int) -> Observation:
+        """See what an attempt did since `offset`, and tell the node that it is supervised.
+
+        Files spoken of are staged out before the answer. Polling twice from one offset answers the same messages.
+
+        Raises:
+            UnknownAttempt: see there.
+        """
+        ...
+
+    async def stop(self, handle: str, grace: float) -> None:
+        """End an attempt: ask at a step boundary, then SIGTERM, then after `grace` seconds SIGKILL to its group.
+
+        Returns at once; `poll` tells when it is dead. Harmless when it is dead or unknown.
+        """
+        ...
+
+    async def erase(self, handle: str) -> None:
+        """Delete a dead attempt's run directory. Harmless when it is gone."""
+        ...
+
+    async def adopt(self) -> tuple[str, ...]:
+        """Handles of the attempts found on this node, dead or alive, after a restart of the server."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of resources of this process; running attempts run on."""
+        ...
