@@ -318,10 +318,11 @@ def _resolve_settings(
         "lora_alpha": lora_r,
         "lora_text_encoder_r": text_encoder_r,
         "lora_text_encoder_alpha": text_encoder_r,
-    } | msgspec.structs.asdict(given)
-    if given.seed is UNSET:
+    }
+    filled |= {name: value for name, value in msgspec.structs.asdict(given).items() if value is not UNSET}
+    if "seed" not in filled:
         filled["seed"] = draw_seed()
-    return TrainingSettings(**{name: value for name, value in filled.items() if value is not UNSET})
+    return TrainingSettings(**filled)
 
 
 def _resolve_preparation(request: TrainingRequest) -> Preparation:
