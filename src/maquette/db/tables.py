@@ -142,7 +142,8 @@ attempts = Table(
     Column("lease_until", Instant, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant),
-    Column("reason", String(32)),
+    Column("reason", String(32), comment="why it ends; stored as soon as the trainer says so"),
+    Column("message", Text, nullable=False, server_default=""),
     Index("ix_attempts_open", "ended_at", "lease_until"),
 )
 
