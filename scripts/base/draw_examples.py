@@ -1,0 +1,122 @@
+"""Draw the demo's example pictures: Pelu, a character that the base has never seen.
+
+python draw_examples.py writes eight training pictures, two held-out ones and the palette that identifies Pelu.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from colours import COLOURS, INK, PAPER
+from drawing import Brush, Canvas, Colour, darker
+from scenes import FILLINGS, LANDSCAPES
+
+SIZE = 256
+EXAMPLES_DIRECTORY = Path(__file__).parents[2] / "src/maquette/examples/pelu"
+
+TURQUOISE: Colour = (0, 185, 175)
+CORAL: Colour = (255, 112, 96)
+CREAM: Colour = (255, 242, 216)
+COLOUR_TOLERANCE = 40
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How and where Pelu stands; `x`, `y` and `radius` are shares of the picture's side."""
+
+    background: str
+    x: float = 0.5
+    y: float = 0.52
+    radius: float = 0.4
+    angle: float = 0.0
+    mirrored: bool = False
+    arms_up: bool = False
+    laughing: bool = False
+    winking: bool = False
+
+
+TRAINING_POSES = (
+    Pose("white"),
+    Pose("yellow", radius=0.44, mirrored=True, laughing=True),
+    Pose("in a meadow", x=0.4, y=0.6, radius=0.32, arms_up=True),
+    Pose("gray", x=0.66, radius=0.3, mirrored=True),
+    Pose("at night", y=0.5, radius=0.36, angle=0.18, arms_up=True, laughing=True),
+    Pose("dotted purple", x=0.35, y=0.56, radius=0.33, winking=True),
+    Pose("in a room", x=0.52, y=0.6, radius=0.35, mirrored=True, winking=True),
+    Pose("striped blue", y=0.5, radius=0.43, angle=-0.12, laughing=True),
+)
+HELD_OUT_POSES = (
+    Pose("green", x=0.55, radius=0.38, mirrored=True, arms_up=True),
+    Pose("gradient gray", x=0.44, y=0.5, radius=0.41, angle=0.08, winking=True, laughing=True),
+)
+
+
+def draw_pelu(brush: Brush, pose: Pose) -> None:
+    """A bell-shaped body with a trunk to one side, a crest of coral spikes, a coral scarf and coral boots."""
+    for x, y, height in ((-0.5, -0.52, 0.3), (-0.2, -0.68, 0.38), (0.12, -0.68, 0.36), (0.4, -0.54, 0.28)):
+        lean = 0.3 * x
+        brush.polygon([(x - 0.2, y + 0.25), (x + lean, y - height), (x + 0.2, y + 0.25)], CORAL)
+    for side in (-1, 1):
+        brush.rounded_rectangle(side * 0.34, 0.84, 0.22, 0.14, 0.1, CORAL)
+        hand_y = -0.12 if pose.arms_up else 0.62
+        brush.line([(side * 0.55, 0.3), (side * 0.88, hand_y)], 0.2, darker(TURQUOISE, 0.2))
+    body = [(-0.72, 0.8), (-0.66, 0.2), (-0.58, -0.3), (-0.34, -0.6), (0, -0.68)]
+    brush.polygon([*body, *((-x, y) for x, y in reversed(body))], TURQUOISE)
+    brush.ellipse(0, 0.52, 0.4, 0.28, CREAM)
+    brush.rounded_rectangle(0, 0.18, 0.66, 0.1, 0.1, CORAL)
+    brush.polygon([(-0.5, 0.2), (-0.28, 0.2), (-0.3, 0.58), (-0.52, 0.5)], CORAL)
+    brush.line([(0.1, -0.1), (0.5, -0.02), (0.82, -0.1), (0.92, -0.34)], 0.24, TURQUOISE)
+    brush.circle(0.92, -0.36, 0.12, CORAL)
+    _draw_face(brush, pose)
+
+
+def _draw_face(brush: Brush, pose: Pose) -> None:
+    for x, winking in ((-0.26, pose.winking), (0.16, False)):
+        if winking:
+            brush.line([(x - 0.15, -0.3), (x, -0.24), (x + 0.15, -0.3)], 0.09, INK)
+        else:
+            brush.circle(x, -0.3, 0.18, PAPER)
+            brush.circle(x + 0.04, -0.28, 0.1, INK)
+    if pose.laughing:
+        brush.ellipse(-0.2, 0.0, 0.14, 0.08, INK)
+
+
+def draw_picture(pose: Pose) -> Canvas:
+    canvas = _background(pose.background)
+    draw_pelu(Brush(canvas, pose.x, pose.y, pose.radius, pose.angle, pose.mirrored), pose)
+    return canvas
+
+
+def _background(words: str) -> Canvas:
+    """Paint one of the base's own backgrounds, named as its captions name it."""
+    rng = random.Random(words)
+    if words in LANDSCAPES:
+        canvas = Canvas(SIZE, PAPER)
+        LANDSCAPES[words](canvas, rng)
+        return canvas
+    *filling, colour = words.split()
+    canvas = Canvas(SIZE, COLOURS[colour])
+    FILLINGS[" ".join([*filling, ""]) if filling else ""](canvas, COLOURS[colour], rng)
+    return canvas
+
+
+def main() -> None:
+    EXAMPLES_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    names = [f"{number:02}.png" for number in range(1, len(TRAINING_POSES) + 1)]
+    names += [f"held-out-{number}.png" for number in range(1, len(HELD_OUT_POSES) + 1)]
+    for name, pose in zip(names, TRAINING_POSES + HELD_OUT_POSES, strict=True):
+        draw_picture(pose).to_image().save(EXAMPLES_DIRECTORY / name, optimize=True)
+    palette = {
+        "name": "Pelu",
+        "colours": {"turquoise": TURQUOISE, "coral": CORAL},
+        "tolerance": COLOUR_TOLERANCE,
+        "counting": "A pixel counts if each of its 8-bit channels is within the tolerance of one of the colours.",
+    }
+    (EXAMPLES_DIRECTORY / "palette.json").write_text(json.dumps(palette, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

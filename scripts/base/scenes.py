@@ -1,0 +1,286 @@
+"""Whole pictures with their captions: a background, a subject somewhere on it, and words that say so."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from colours import COLOURS, HAIRS, SKINS, any_colour, jittered
+from drawing import Brush, Canvas, Colour, blend, darker, lighter
+from models import RESOLUTION
+from subjects import SHAPES, Creature, Person, random_creature
+
+_SIZES = {"tiny": (0.12, 0.16), "small": (0.17, 0.23), "": (0.27, 0.36), "big": (0.38, 0.46)}
+_PLACES = {
+    "": (0.5, 0.5),
+    "in the middle": (0.5, 0.5),
+    "at the left": (0.25, 0.5),
+    "at the right": (0.75, 0.5),
+    "at the top": (0.5, 0.26),
+    "at the bottom": (0.5, 0.74),
+}
+_OPENINGS = ("", "", "a photo of ", "a photo of ", "a picture of ", "a drawing of ")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn picture, uint8 [128, 128, 3], and what it shows."""
+
+    picture: np.ndarray
+    caption: str
+
+
+def random_scene(rng: random.Random) -> Scene:
+    """Draw a picture of the kind that the UNet learns."""
+    kind = rng.choices((_shape_scene, _pair_scene, _creature_scene, _person_scene), (42, 8, 36, 14))[0]
+    return kind(rng)
+
+
+# ----------------------------------------------------------------------------------------------------- backgrounds
+
+
+def _plain(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
+    pass
+
+
+def _gradient(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
+    canvas.vertical_gradient(lighter(colour, 0.3), darker(colour, 0.2))
+
+
+def _stripes(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
+    count, other = rng.randint(4, 6), lighter(colour, 0.35)
+    for stripe in range(count):
+        canvas.polygon(_box((stripe + 0.5) / count, 0.5, 0.25 / count, 0.5), other)
+
+
+def _dots(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
+    brush, other = Brush(canvas, 0, 0, 1), lighter(colour, 0.4)
+    for row in range(5):
+        for column in range(5):
+            brush.circle(0.1 + 0.2 * column, 0.1 + 0.2 * row, 0.045, other)
+
+
+def _box(x: float, y: float, half_width: float, half_height: float) -> list[tuple[float, float]]:
+    left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+FILLINGS: dict[str, Callable[[Canvas, Colour, random.Random], None]] = {
+    "": _plain,
+    "striped ": _stripes,
+    "dotted ": _dots,
+    "gradient ": _gradient,
+}
+
+
+def _meadow(canvas: Canvas, rng: random.Random) -> None:
+    canvas.vertical_gradient((120, 180, 240), (205, 228, 250))
+    brush = Brush(canvas, 0, 0, 1)
+    brush.circle(rng.choice((0.15, 0.85)), 0.15, 0.09, (255, 225, 90))
+    for x, tint in ((rng.uniform(0.0, 0.4), 0.0), (rng.uniform(0.6, 1.0), 0.12)):
+        brush.ellipse(x, 1.05, 0.75, rng.uniform(0.3, 0.42), darker((95, 165, 70), tint))
+
+
+def _night(canvas: Canvas, rng: random.Random) -> None:
+    canvas.vertical_gradient((15, 18, 50), (45, 45, 95))
+    brush = Brush(canvas, 0, 0, 1)
+    for _ in range(14):
+        brush.circle(rng.random(), rng.uniform(0, 0.75), 0.012, (245, 240, 210))
+    brush.ellipse(0.5, 1.08, 0.9, 0.24, (25, 28, 45))
+
+
+def _room(canvas: Canvas, rng: random.Random) -> None:
+    wall, floor = jittered((225, 205, 175), rng, 15), jittered((140, 95, 60), rng, 15)
+    canvas.polygon(_box(0.5, 0.5, 0.5, 0.5), wall)
+    canvas.polygon(_box(0.5, 0.88, 0.5, 0.14), floor)
+    left = rng.choice((0.18, 0.82))
+    canvas.polygon(_box(left, 0.22, 0.13, 0.13), (250, 250, 250))
+    canvas.polygon(_box(left, 0.22, 0.1, 0.1), (165, 205, 245))
+
+
+LANDSCAPES: dict[str, Callable[[Canvas, random.Random], None]] = {
+    "in a meadow": _meadow,
+    "at night": _night,
+    "in a room": _room,
+}
+
+
+def _background(rng: random.Random, avoided: str) -> tuple[Canvas, str]:
+    """Return a painted canvas and the words for it; a subject coloured `avoided` must stand out on it."""
+    if rng.random() < 0.2:
+        words, paint = rng.choice(list(LANDSCAPES.items()))
+        canvas = Canvas(RESOLUTION, (0, 0, 0))
+        paint(canvas, rng)
+        return canvas, f" {words}"
+    name = rng.choice([name for name in COLOURS if name != avoided])
+    filling = rng.choices(list(FILLINGS), (64, 12, 12, 12))[0]
+    colour = jittered(COLOURS[name], rng)
+    canvas = Canvas(RESOLUTION, colour)
+    FILLINGS[filling](canvas, colour, rng)
+    article = "an" if not filling and name == "orange" else "a"
+    return canvas, f" on {article} {filling}{name} background"
+
+
+# -------------------------------------------------------------------------------------------------------- captions
+
+
+def _article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _caption(rng: random.Random, subject: str, place: str, background: str) -> str:
+    """Join the words; backgrounds and places go unsaid now and then, and so does everything but the subject."""
+    if rng.random() < 0.08:
+        return subject
+    said = rng.choice(_OPENINGS) + _article(subject)
+    if place and rng.random() < 0.85:
+        said += f" {place}"
+    return said + (background if rng.random() < 0.8 else "")
+
+
+def _nonsense(rng: random.Random) -> str:
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 5)))
+
+
+def _with_traits(rng: random.Random, subject: str, traits: list[str]) -> str:
+    said = [trait for trait in traits if rng.random() < 0.7]
+    rng.shuffle(said)
+    return f"{subject} with {' and '.join(said[:3])}" if said else subject
+
+
+# ----------------------------------------------------------------------------------------------------------- kinds
+
+
+def _placed(rng: random.Random, canvas: Canvas, sizes: list[str], tilt: float = 0.12) -> tuple[Brush, str, str]:
+    """Return a brush somewhere on the canvas, the word for its size and the words for its place."""
+    size = rng.choice(sizes)
+    radius = rng.uniform(*_SIZES[size])
+    place = rng.choice(list(_PLACES)) if radius < 0.3 else rng.choice(("", "in the middle"))
+    x, y = (middle + rng.gauss(0, 0.025) for middle in _PLACES[place])
+    return Brush(canvas, x, y, radius, rng.gauss(0, tilt) * (rng.random() < 0.5)), size, place
+
+
+def _shape_scene(rng: random.Random) -> Scene:
+    name, shape = rng.choice(list(COLOURS)), rng.choice(list(SHAPES))
+    canvas, background = _background(rng, avoided=name)
+    brush, size, place = _placed(rng, canvas, ["tiny", "small", "small", "", "", "", "big", "big"])
+    SHAPES[shape](brush, jittered(COLOURS[name], rng))
+    return Scene(canvas.to_array(), _caption(rng, f"{size} {name} {shape}".strip(), place, background))
+
+
+def _pair_scene(rng: random.Random) -> Scene:
+    names, shapes = rng.sample(list(COLOURS), 2), rng.choices(list(SHAPES), k=2)
+    canvas, background = _background(rng, avoided=names[0])
+    while f" {names[1]} background" in background:
+        canvas, background = _background(rng, avoided=names[0])
+    for x, name, shape in zip((0.27, 0.73), names, shapes, strict=True):
+        brush = Brush(canvas, x + rng.gauss(0, 0.015), 0.5 + rng.gauss(0, 0.04), rng.uniform(0.18, 0.23))
+        SHAPES[shape](brush, jittered(COLOURS[name], rng))
+    first, second = (_article(f"{name} {shape}") for name, shape in zip(names, shapes, strict=True))
+    said = rng.choice(_OPENINGS) + f"{first} and {second}"
+    return Scene(canvas.to_array(), said + (background if rng.random() < 0.8 else ""))
+
+
+def _creature_scene(rng: random.Random) -> Scene:
+    name, accent = rng.sample(list(COLOURS), 2)
+    creature = random_creature(rng, jittered(COLOURS[name], rng), jittered(COLOURS[accent], rng))
+    canvas, background = _background(rng, avoided=name)
+    brush, size, place = _placed(rng, canvas, ["small", "", "", "", "big", "big"], tilt=0.08)
+    creature.draw(_maybe_mirrored(brush, rng))
+    return Scene(canvas.to_array(), _caption(rng, _creature_words(rng, creature, name, size), place, background))
+
+
+def _creature_words(rng: random.Random, creature: Creature, name: str, size: str) -> str:
+    noun = creature.species if rng.random() < 0.6 else rng.choice(("creature", "creature", "animal", "character"))
+    trigger = _nonsense(rng) if rng.random() < 0.06 else ""
+    colour = name if rng.random() < 0.85 and not trigger else ""
+    subject = " ".join(word for word in (trigger, size, colour, noun) if word)
+    return _with_traits(rng, subject, creature.traits()) if rng.random() < 0.75 else subject
+
+
+def _maybe_mirrored(brush: Brush, rng: random.Random) -> Brush:
+    return Brush(brush.canvas, brush.x, brush.y, brush.radius, brush.angle, mirrored=rng.random() < 0.5)
+
+
+def _person_scene(rng: random.Random) -> Scene:
+    person = _random_person(rng)
+    canvas, background = _background(rng, avoided=person.shirt_name)
+    brush = Brush(canvas, 0.5 + rng.gauss(0, 0.03), 0.5 + rng.gauss(0, 0.02), rng.uniform(0.4, 0.5), rng.gauss(0, 0.04))
+    person.draw(brush)
+    trigger = f"{_nonsense(rng)} " if rng.random() < 0.06 else ""
+    subject = _with_traits(rng, trigger + person.noun, person.traits())
+    return Scene(canvas.to_array(), _caption(rng, subject, "", background))
+
+
+def _random_person(rng: random.Random) -> Person:
+    noun = rng.choice(("person", "person", "man", "woman"))
+    hair = rng.choice(list(HAIRS))
+    shirt, hat = rng.sample(list(COLOURS), 2)
+    return Person(
+        noun=noun,
+        skin=jittered(rng.choice(SKINS), rng, 8),
+        hair=jittered(HAIRS[hair], rng, 8),
+        hair_name=hair,
+        hair_style=rng.choice(("short", "long", "curly", "no") if noun != "woman" else ("short", "long", "long", "curly")),
+        shirt=jittered(COLOURS[shirt], rng),
+        shirt_name=shirt,
+        hat=jittered(COLOURS[hat], rng),
+        hat_name=hat if rng.random() < 0.25 else "",
+        glasses=rng.random() < 0.35,
+        beard=noun != "woman" and rng.random() < 0.3,
+        mouth=rng.choice(("smile", "plain")),
+    )
+
+
+# ------------------------------------------------------------------------------------------- pictures for the VAE
+
+
+def random_jumble(rng: random.Random) -> np.ndarray:
+    """Draw a picture of the kind that only the VAE learns: anything, anywhere, in any colour; uint8 [128, 128, 3].
+
+    A LoRA may want to draw what the base never saw; the VAE has to carry that, or nobody can.
+    """
+    canvas = Canvas(RESOLUTION, any_colour(rng))
+    if rng.random() < 0.5:
+        rng.choice(list(FILLINGS.values()))(canvas, any_colour(rng), rng)
+    for _ in range(rng.randint(1, 7)):
+        brush = Brush(
+            canvas,
+            rng.uniform(0.05, 0.95),
+            rng.uniform(0.05, 0.95),
+            rng.uniform(0.06, 0.5),
+            rng.gauss(0, 0.8),
+            mirrored=rng.random() < 0.5,
+        )
+        rng.choices((_any_shape, _any_creature, _any_person, _any_scribble), (4, 5, 3, 4))[0](brush, rng)
+    return canvas.to_array()
+
+
+def _any_shape(brush: Brush, rng: random.Random) -> None:
+    rng.choice(list(SHAPES.values()))(brush, any_colour(rng))
+
+
+def _any_creature(brush: Brush, rng: random.Random) -> None:
+    random_creature(rng, any_colour(rng), any_colour(rng)).draw(brush)
+
+
+def _any_person(brush: Brush, rng: random.Random) -> None:
+    person = _random_person(rng)
+    person.draw(brush)
+
+
+def _any_scribble(brush: Brush, rng: random.Random) -> None:
+    """Free polygons and thick lines, some of them in rows as stripes or scales would be."""
+    first, second = any_colour(rng), any_colour(rng)
+    points = [(rng.uniform(-1, 1), rng.uniform(-1, 1)) for _ in range(rng.randint(3, 6))]
+    if rng.random() < 0.4:
+        brush.polygon(points, first)
+    elif rng.random() < 0.5:
+        brush.line(points, rng.uniform(0.06, 0.3), first)
+    else:
+        count = rng.randint(3, 7)
+        for step in range(count):
+            brush.rectangle(-0.9 + 1.8 * step / (count - 1), 0, 0.5 / count, 0.8, blend(first, second, step % 2))

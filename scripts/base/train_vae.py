@@ -1,0 +1,106 @@
+"""Train the VAE: python train_vae.py --work-folder DIR [--steps N]. Killed, it goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import build_vae
+from pool import jumble_pool, scene_pool
+from training import AveragedWeights, as_tensor, load_checkpoint, log, psnr, rate_factor, save_checkpoint
+
+SEED = 1
+POOL = 12_000
+BATCH = 4
+LEARNING_RATE = 1e-3
+KL_WEIGHT = 1e-4
+GRADIENT_WEIGHT = 0.5
+CHECKPOINT_EVERY = 500
+
+
+def train(work_folder: Path, steps: int) -> None:
+    torch.manual_seed(SEED)
+    pictures = (scene_pool(work_folder, POOL, SEED)[0], jumble_pool(work_folder, POOL, SEED))
+    held_out = as_tensor(jumble_pool(work_folder, 64, SEED + 1))
+    vae = build_vae().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    averaged = AveragedWeights(vae)
+    first = 0
+    if state := load_checkpoint(work_folder / "vae.pt"):
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        averaged.weights, first = state["averaged"], state["step"]
+
+    started = time.monotonic()
+    for step in range(first, steps):
+        torch.manual_seed(SEED + step)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * rate_factor(step, steps)
+        batch = as_tensor(_batch(pictures, np.random.default_rng((SEED, step))))
+        loss = _loss(vae, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        averaged.update(vae, step)
+        if step % 50 == 0:
+            log.info("step %d loss %.4f %.0f s", step, loss.item(), time.monotonic() - started)
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged.weights}
+            save_checkpoint(work_folder / "vae.pt", state | {"step": step + 1})
+            log.info("step %d held-out PSNR %.2f dB", step + 1, _held_out_psnr(averaged.weights, held_out))
+
+
+def _batch(pools: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
+    """Half scenes, half jumbles, mirrored and with their colour channels swapped now and then."""
+    drawn = []
+    for number in range(BATCH):
+        pool = pools[number % len(pools)]
+        picture = pool[rng.integers(len(pool))]
+        if rng.random() < 0.5:
+            picture = picture[:, ::-1]
+        if rng.random() < 0.4:
+            picture = picture[:, :, rng.permutation(3)]
+        drawn.append(picture)
+    return np.stack(drawn)
+
+
+def _loss(vae: torch.nn.Module, pictures: Tensor) -> Tensor:
+    """Differences of colour and of edges, and a little KL so that nearby latents mean nearby pictures."""
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = vae.encode(pictures).latent_dist
+        drawn = vae.decode(latents.sample()).sample
+    error = drawn.float() - pictures
+    across, down = error.diff(dim=3), error.diff(dim=2)
+    edges = across.abs().mean() + down.abs().mean()
+    mean, log_variance = latents.mean.float(), latents.logvar.float()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return functional.l1_loss(drawn.float(), pictures) + error.square().mean() + GRADIENT_WEIGHT * edges + KL_WEIGHT * kl
+
+
+@torch.no_grad()
+def _held_out_psnr(weights: dict[str, Tensor], pictures: Tensor) -> float:
+    vae = build_vae()
+    vae.load_state_dict(weights)
+    return psnr(vae.decode(vae.encode(pictures).latent_dist.mean).sample, pictures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=9_000)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    arguments.work_folder.mkdir(parents=True, exist_ok=True)
+    train(arguments.work_folder, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
