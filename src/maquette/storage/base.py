@@ -18,10 +18,15 @@ class ObjectMissing(Exception):
     """No object has this key."""
 
 
+class StorageFailed(OSError):
+    """The store did not carry out a call: it is away, full, or refuses us. Trying again later may help."""
+
+
 class Storage(Protocol):
     """Objects under keys such as `uploads/<tenant>/<asset>`. Implementations pass `tests/contract/test_storages.py`.
 
-    An object appears whole or not at all: when writing breaks off, no object is left under the key.
+    An object appears whole or not at all: when writing breaks off, no object is left under the key. Every call may
+    raise `StorageFailed`.
     What this port leaves out on purpose: signing (the server signs its own URLs), attributes, conditional updates.
     """
 
