@@ -1,0 +1,49 @@
+# Everything a newcomer needs; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Two cores are shared by server, trainer and tests: idle threads must sleep, not spin.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check fast format bench constraints clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(INSTALLED)  ## make .venv with everything the demo and the tests need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,postgres,dev]'
+	@touch $@
+
+demo: install  ## pictures in, a trained LoRA out, before/after pictures in demo/
+	$(BIN)/maquette demo --out demo
+
+test: check  ## what CI runs: linters, types, import arrows, all tests
+	$(BIN)/pytest
+
+check: install  ## linters, types and import arrows only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+fast: install  ## only the tests that need no torch, in a minute or two
+	$(BIN)/pytest -m 'not torch'
+
+format: install  ## let ruff put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## the list at 100,000 tasks, on both databases
+	$(BIN)/python benchmarks/list_tasks.py
+
+constraints:  ## pin what is installed in .venv now
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -v ' @ ' > constraints.txt
+
+clean:  ## remove .venv and the demo's output
+	rm -rf $(VENV) demo

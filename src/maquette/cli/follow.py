@@ -1,0 +1,31 @@
+"""Progress bars for uploads and trainings."""
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from maquette.cli.output import err
+from maquette.client.client import Client
+from maquette.client.records import TaskDetail
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, so that stdout holds results only."""
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=err,
+    )
+
+
+def follow_with_bar(client: Client, task_id: str) -> TaskDetail:
+    """Follow a task to its end; answers its last state."""
+    with progress_bar() as progress:
+        bar = progress.add_task("training", total=None, note="")
+        for task in client.follow(task_id):
+            note = task.task_status.lower() if not task.message else f"{task.task_status.lower()}: {task.message}"
+            progress.update(bar, completed=task.step, total=task.total_steps, note=note)
+    return client.task(task_id)

@@ -1,0 +1,35 @@
+"""The command `maquette`."""
+
+import sys
+
+import typer
+
+from maquette.cli import admin, demo, tasks, train
+from maquette.cli.output import fail
+from maquette.core.errors import MaquetteError
+
+cli = typer.Typer(
+    help="Pictures in, a served LoRA out: image fine-tuning in your own house.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+cli.command("serve")(admin.serve)
+cli.add_typer(admin.keys, name="keys")
+cli.add_typer(admin.bases, name="bases")
+cli.command("train")(train.train)
+cli.command("list")(tasks.list_tasks)
+cli.command("show")(tasks.show)
+cli.command("watch")(tasks.watch)
+cli.command("cancel")(tasks.cancel)
+cli.command("demo")(demo.demo)
+
+
+def app() -> None:
+    """Run the command line; an error meant for the user is printed as words, and the exit code is 1."""
+    try:
+        cli()
+    except MaquetteError as error:
+        fail(error)
+        sys.exit(1)

@@ -1,0 +1,293 @@
+"""What the loops read and write of attempts, claims and checkpoints.
+
+Every write names task and fence, and a row of an older fence is never touched. Statuses are moved elsewhere
+(`maquette.db.move`).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maquette.core.lifecycle import Reason, TaskStatus
+from maquette.core.rundir import FileRecord
+from maquette.core.specs import TrainingSpec
+from maquette.db.dialects import insert
+from maquette.db.now import now_sql
+from maquette.db.tables import attempts, bases, checkpoints, dataset_items, device_claims, tasks
+from maquette.executors.base import AttemptPlan, CheckpointRef
+
+KEEP_CHECKPOINTS = 2
+
+
+class QueuedTask(Struct, frozen=True, kw_only=True):
+    """A task that may be dispatched now, unless its owner asked to cancel it while an attempt was ending."""
+
+    id: str
+    tenant_id: str
+    fence: int
+    created_at: float
+    cancel_requested: bool
+
+
+class OpenAttempt(Struct, frozen=True, kw_only=True):
+    """An attempt that has not ended, with what its task says of it."""
+
+    task_id: str
+    fence: int
+    tenant_id: str
+    device: str
+    handle: str | None
+    message_offset: int
+    reason: Reason | None
+    message: str
+    failures: int
+    task_created_at: float
+    cancel_requested: bool
+
+
+async def dispatchable(conn: AsyncConnection, limit: int) -> list[QueuedTask]:
+    """Queued tasks whose back-off is over, oldest first."""
+    rows = await conn.execute(
+        select(
+            tasks.c.id,
+            tasks.c.tenant_id,
+            tasks.c.fence,
+            tasks.c.created_at,
+            tasks.c.cancel_requested_at.is_not(None).label("cancel_requested"),
+        )
+        .where(tasks.c.status == TaskStatus.QUEUING, tasks.c.not_before <= now_sql(conn))
+        .order_by(tasks.c.created_at, tasks.c.id)
+        .limit(limit)
+    )
+    return [msgspec.convert(row, QueuedTask) for row in rows.mappings()]
+
+
+async def claimed_devices(conn: AsyncConnection, node_id: str) -> set[str]:
+    """Devices of a node that an attempt holds."""
+    rows = await conn.execute(select(device_claims.c.device).where(device_claims.c.node_id == node_id))
+    return set(rows.scalars())
+
+
+async def open_attempt(
+    conn: AsyncConnection,
+    task: QueuedTask,
+    *,
+    node_id: str,
+    device: str,
+    supervisor: str,
+    lease: float,
+) -> None:
+    """Insert the attempt `task.fence + 1` and its claim; the caller has moved the task in the same transaction.
+
+    Raises:
+        IntegrityError: somebody else holds the device.
+    """
+    fence = task.fence + 1
+    await conn.execute(
+        insert(conn, device_claims).values(
+            node_id=node_id, device=device, task_id=task.id, fence=fence, claimed_at=now_sql(conn)
+        )
+    )
+    await conn.execute(
+        insert(conn, attempts).values(
+            task_id=task.id,
+            fence=fence,
+            tenant_id=task.tenant_id,
+            node_id=node_id,
+            device=device,
+            supervisor=supervisor,
+            lease_until=now_sql(conn) + lease,
+            started_at=now_sql(conn),
+        )
+    )
+
+
+async def supervised(conn: AsyncConnection, node_id: str, supervisor: str) -> list[OpenAttempt]:
+    """The open attempts of a node that this supervisor has to see to."""
+    return await _open(conn, attempts.c.node_id == node_id, attempts.c.supervisor == supervisor)
+
+
+async def orphaned(conn: AsyncConnection, after: float) -> list[OpenAttempt]:
+    """Open attempts, of any node, whose lease ended more than `after` seconds ago."""
+    return await _open(conn, attempts.c.lease_until < now_sql(conn) - after)
+
+
+async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list[OpenAttempt]:
+    rows = await conn.execute(
+        select(
+            attempts.c.task_id,
+            attempts.c.fence,
+            attempts.c.tenant_id,
+            attempts.c.device,
+            attempts.c.handle,
+            attempts.c.message_offset,
+            attempts.c.reason,
+            attempts.c.message,
+            tasks.c.failures,
+            tasks.c.created_at.label("task_created_at"),
+            tasks.c.cancel_requested_at.is_not(None).label("cancel_requested"),
+        )
+        .join_from(attempts, tasks, tasks.c.id == attempts.c.task_id)
+        .where(attempts.c.ended_at.is_(None), *conditions)
+        .order_by(attempts.c.started_at)
+    )
+    return [msgspec.convert(row, OpenAttempt) for row in rows.mappings()]
+
+
+async def ended_handles(conn: AsyncConnection, handles: Sequence[str]) -> list[str]:
+    """Those of the handles whose attempts have ended."""
+    rows = await conn.execute(
+        select(attempts.c.handle).where(attempts.c.handle.in_(handles), attempts.c.ended_at.is_not(None))
+    )
+    return list(rows.scalars())
+
+
+async def take_over(conn: AsyncConnection, node_id: str, supervisor: str, lease: float) -> int:
+    """Become the supervisor of every open attempt of a node whose earlier supervisor is surely dead."""
+    result = await conn.execute(
+        update(attempts)
+        .where(attempts.c.node_id == node_id, attempts.c.ended_at.is_(None))
+        .values(supervisor=supervisor, lease_until=now_sql(conn) + lease)
+    )
+    return result.rowcount
+
+
+async def renew_leases(conn: AsyncConnection, supervisor: str, lease: float) -> None:
+    """Extend all leases this supervisor holds, in one statement."""
+    await conn.execute(
+        update(attempts)
+        .where(attempts.c.supervisor == supervisor, attempts.c.ended_at.is_(None))
+        .values(lease_until=now_sql(conn) + lease)
+    )
+
+
+async def store_handle(conn: AsyncConnection, task_id: str, fence: int, handle: str) -> None:
+    """Remember how the executor calls an attempt."""
+    await conn.execute(update(attempts).where(_is(task_id, fence)).values(handle=handle))
+
+
+async def advance(
+    conn: AsyncConnection,
+    attempt: OpenAttempt,
+    *,
+    supervisor: str,
+    offset: int,
+    reason: Reason | None,
+    message: str,
+) -> bool:
+    """Store how far an attempt's messages were read; False where this supervisor lost the attempt meanwhile."""
+    result = await conn.execute(
+        update(attempts)
+        .where(
+            _is(attempt.task_id, attempt.fence),
+            attempts.c.supervisor == supervisor,
+            attempts.c.ended_at.is_(None),
+            attempts.c.message_offset == attempt.message_offset,
+        )
+        .values(message_offset=offset, reason=reason, message=message)
+    )
+    return result.rowcount == 1
+
+
+async def close_attempt(conn: AsyncConnection, task_id: str, fence: int, reason: Reason) -> bool:
+    """End an attempt and free its device; False where it had ended already."""
+    result = await conn.execute(
+        update(attempts)
+        .where(_is(task_id, fence), attempts.c.ended_at.is_(None))
+        .values(ended_at=now_sql(conn), reason=reason)
+    )
+    await conn.execute(delete(device_claims).where(device_claims.c.task_id == task_id, device_claims.c.fence == fence))
+    return result.rowcount == 1
+
+
+async def add_checkpoint(conn: AsyncConnection, attempt: OpenAttempt, checkpoint: CheckpointRef) -> None:
+    """Name a checkpoint whose objects are all stored; naming it twice is harmless."""
+    await conn.execute(
+        insert(conn, checkpoints)
+        .values(
+            task_id=attempt.task_id,
+            fence=attempt.fence,
+            step=checkpoint.step,
+            tenant_id=attempt.tenant_id,
+            prefix=checkpoint.prefix,
+            files=checkpoint.files,
+            created_at=now_sql(conn),
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+async def drop_old_checkpoints(conn: AsyncConnection, task_id: str) -> list[CheckpointRef]:
+    """Forget all but the newest checkpoints of a task; the caller deletes their objects after the commit."""
+    old = (await stored_checkpoints(conn, task_id))[KEEP_CHECKPOINTS:]
+    if old:
+        await conn.execute(
+            delete(checkpoints).where(
+                checkpoints.c.task_id == task_id, checkpoints.c.prefix.in_([checkpoint.prefix for checkpoint in old])
+            )
+        )
+    return old
+
+
+async def stored_checkpoints(conn: AsyncConnection, task_id: str) -> list[CheckpointRef]:
+    """A task's checkpoints, the one to resume from first."""
+    rows = await conn.execute(
+        select(checkpoints.c.step, checkpoints.c.prefix, checkpoints.c.files)
+        .where(checkpoints.c.task_id == task_id)
+        .order_by(checkpoints.c.step.desc(), checkpoints.c.fence.desc())
+    )
+    return [
+        CheckpointRef(step=row.step, prefix=row.prefix, files=msgspec.convert(row.files, tuple[FileRecord, ...]))
+        for row in rows
+    ]
+
+
+async def load_plan(
+    conn: AsyncConnection, task_id: str, fence: int, *, device: str, checkpoint_every: int
+) -> AttemptPlan | None:
+    """The plan of an attempt, the same whenever it is asked for, or None where the pinned base is gone.
+
+    A checkpoint of this very attempt never counts: a plan asked for again after the trainer has begun must not differ.
+    """
+    row = (
+        await conn.execute(select(tasks.c.spec, tasks.c.dataset_id, tasks.c.tenant_id).where(tasks.c.id == task_id))
+    ).one()
+    training = msgspec.convert(row.spec, TrainingSpec)
+    location = await conn.scalar(
+        select(bases.c.location).where(bases.c.name == training.base.name, bases.c.sha256 == training.base.sha256)
+    )
+    if location is None:
+        return None
+    pictures = await conn.execute(
+        select(dataset_items.c.object_key)
+        .where(dataset_items.c.dataset_id == row.dataset_id)
+        .order_by(dataset_items.c.position)
+    )
+    earlier = [
+        checkpoint
+        for checkpoint in await stored_checkpoints(conn, task_id)
+        if not checkpoint.prefix.startswith(f"{output_prefix(task_id, fence)}/")
+    ]
+    return AttemptPlan(
+        task_id=task_id,
+        fence=fence,
+        training=training,
+        base_path=location,
+        pictures=tuple(pictures.scalars()),
+        resume_from=earlier[0] if earlier else None,
+        device=device,
+        checkpoint_every=checkpoint_every,
+        output_prefix=output_prefix(task_id, fence),
+    )
+
+
+def output_prefix(task_id: str, fence: int) -> str:
+    """Where an attempt's objects go: per attempt, so that a lost one can never overwrite its successor's."""
+    return f"tasks/{task_id}/{fence}"
+
+
+def _is(task_id: str, fence: int) -> ColumnElement[bool]:
+    return and_(attempts.c.task_id == task_id, attempts.c.fence == fence)
