@@ -91,6 +91,10 @@ class RunDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.lock = root / "lock"
+        """Locked by the executor while it prepares, then by the trainer and its forks until the last has ended."""
+        self.plan = root / "plan.json"
+        """The executor's own note of what it was asked for; a trainer never reads it."""
         self.spec = root / "spec.json"
         self.process = root / "process.json"
         self.images = root / "images"
