@@ -27,13 +27,11 @@ class ReapLoop(Loop):
         *,
         interval: float,
         orphan_after: float,
-        stop_grace: float,
     ) -> None:
         super().__init__(interval)
         self._database = database
         self._executor = executor
         self._orphan_after = orphan_after
-        self._stop_grace = stop_grace
 
     async def turn(self) -> None:
         """One round."""
@@ -51,10 +49,9 @@ class ReapLoop(Loop):
                 )
 
     async def _erase_leftovers(self) -> None:
-        """Erase what ended attempts left on this node; one that still runs is stopped first, and erased next time."""
+        """Erase what ended attempts left on this node, and end what should still run there."""
         found = await self._executor.adopt()
         async with self._database.read() as conn:
             ended = await attempts.ended_handles(conn, found)
         for handle in ended:
-            await self._executor.stop(handle, self._stop_grace)
             await self._executor.erase(handle)

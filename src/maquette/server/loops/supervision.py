@@ -1,0 +1,68 @@
+"""The loops that see to attempts, as one thing to start and stop."""
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from maquette.core.ids import new_id
+from maquette.db.engine import Database
+from maquette.executors.base import Executor
+from maquette.server.loops.base import Loop
+from maquette.server.loops.dispatch import DispatchLoop
+from maquette.server.loops.lease import Lease
+from maquette.server.loops.reap import ReapLoop
+from maquette.server.loops.watch import WatchLoop
+from maquette.server.settings import Settings
+from maquette.storage.base import Storage
+
+log: Any = structlog.get_logger()
+
+STOP_SECONDS = 10.0
+ORPHAN_MARGIN = 60.0
+"""Seconds on top of the time after which an abandoned trainer ends by itself, for its last step and checkpoint."""
+
+
+class Supervision:
+    """Dispatching, watching and reaping the attempts of one executor."""
+
+    def __init__(self, settings: Settings, database: Database, storage: Storage, executor: Executor) -> None:
+        self._executor = executor
+        self._lease = Lease(database, supervisor=new_id())
+        dispatch = DispatchLoop(
+            database,
+            executor,
+            self._lease,
+            interval=settings.loop_interval,
+            checkpoint_every=settings.checkpoint_every,
+            task_deadline=settings.task_deadline,
+        )
+        watch = WatchLoop(
+            database,
+            storage,
+            executor,
+            self._lease,
+            interval=settings.loop_interval,
+            stop_grace=settings.stop_grace,
+            task_deadline=settings.task_deadline,
+            on_device_freed=dispatch.wake,
+        )
+        reap = ReapLoop(
+            database, executor, interval=settings.reap_interval, orphan_after=settings.abandon_after + ORPHAN_MARGIN
+        )
+        self._loops: tuple[Loop, ...] = (dispatch, watch, reap)
+
+    async def start(self) -> None:
+        """Become the supervisor of this node's attempts, before anything new is dispatched; then start turning.
+
+        Only one server may do so at a time: the caller holds the data directory's lock.
+        """
+        adopted = await self._lease.take_over(self._executor.node_id)
+        log.info("supervision.started", node=self._executor.node_id, adopted=adopted)
+        for loop in self._loops:
+            loop.start()
+
+    async def stop(self) -> None:
+        """Stop turning; trainers run on, and the next server adopts them."""
+        async with asyncio.timeout(STOP_SECONDS):
+            await asyncio.gather(*(loop.stop() for loop in self._loops))
