@@ -103,7 +103,7 @@ def _in_transaction(data_dir: Path, work: Callable[[AsyncConnection], Awaitable[
     async def run() -> Result:
         settings = load_settings(os.environ, data_dir=data_dir)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        database = open_database(settings.resolved_database_url())
+        database = open_database(settings.database)
         try:
             await upgrade(database)
             async with database.write() as conn:

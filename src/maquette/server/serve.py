@@ -54,12 +54,12 @@ async def serve(settings: Settings, host: str, port: int, announce: Callable[[st
 @asynccontextmanager
 async def service(settings: Settings) -> AsyncGenerator[Litestar]:
     """Everything but the HTTP server: migrated database, storage, executor, running loops, and the app over them."""
-    database = open_database(settings.resolved_database_url())
+    database = open_database(settings.database)
     try:
         await upgrade(database)
         async with database.write() as conn:
             await bases.register_bundled(conn)
-        storage = open_storage(settings.resolved_storage_url())
+        storage = open_storage(settings.storage)
         executor: Executor = executor_factory(settings.executor)(
             settings.data_dir / "runs",
             storage,

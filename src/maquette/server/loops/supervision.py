@@ -24,15 +24,19 @@ ORPHAN_MARGIN = 60.0
 
 
 class Supervision:
-    """Dispatching, watching and reaping the attempts of one executor."""
+    """Dispatching, watching and reaping the attempts of one executor.
+
+    Attributes:
+        lease: under which it supervises.
+    """
 
     def __init__(self, settings: Settings, database: Database, storage: Storage, executor: Executor) -> None:
         self._executor = executor
-        self._lease = Lease(database, supervisor=new_id())
+        self.lease = Lease(database, supervisor=new_id())
         dispatch = DispatchLoop(
             database,
             executor,
-            self._lease,
+            self.lease,
             interval=settings.loop_interval,
             checkpoint_every=settings.checkpoint_every,
             task_deadline=settings.task_deadline,
@@ -41,7 +45,7 @@ class Supervision:
             database,
             storage,
             executor,
-            self._lease,
+            self.lease,
             interval=settings.loop_interval,
             stop_grace=settings.stop_grace,
             task_deadline=settings.task_deadline,
@@ -57,7 +61,7 @@ class Supervision:
 
         Only one server may do so at a time: the caller holds the data directory's lock.
         """
-        adopted = await self._lease.take_over(self._executor.node_id)
+        adopted = await self.lease.take_over(self._executor.node_id)
         log.info("supervision.started", node=self._executor.node_id, adopted=adopted)
         for loop in self._loops:
             loop.start()

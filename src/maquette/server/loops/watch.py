@@ -114,8 +114,8 @@ class WatchLoop(Loop):
             dropped = await attempts.drop_old_checkpoints(conn, attempt.task_id) if seen.checkpoints else []
             await tell(conn, attempt, seen.messages)
         for checkpoint in dropped:
-            for file in checkpoint.files:
-                await self._storage.delete(f"{checkpoint.prefix}/{file.path}")
+            async for item in self._storage.list(checkpoint.prefix):
+                await self._storage.delete(item.key)
 
     async def _judge(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> Ending:
         if seen.manifest is None:

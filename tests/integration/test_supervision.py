@@ -1,0 +1,420 @@
+"""The loops over both databases, with attempts that take milliseconds."""
+
+import asyncio
+import errno
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import delete, func, insert, select, update
+
+from maquette.core.ids import new_task_id, sha256_hex
+from maquette.core.lifecycle import Reason, TaskStatus
+from maquette.core.metrics import MetricsBlock
+from maquette.core.rundir import Manifest
+from maquette.core.specs import TrainingSpec
+from maquette.db.engine import Database
+from maquette.db.events import list_events
+from maquette.db.move import create_task
+from maquette.db.now import now_sql
+from maquette.db.tables import (
+    attempts,
+    bases,
+    checkpoints,
+    dataset_items,
+    device_claims,
+    metrics_blocks,
+    models,
+    tasks,
+)
+from maquette.executors.base import AttemptPlan, Executor
+from maquette.server.loops.supervision import Supervision
+from maquette.server.settings import Settings
+from maquette.storage.object_store import open_storage
+from maquette.testing.factories import make_dataset, make_tenant, training_spec
+from maquette.testing.scripted_executor import Script, ScriptedAttempt, ScriptedExecutor, ScriptedNode, lora_bytes
+
+SETTINGS = Settings(loop_interval=0.01, checkpoint_every=4, stop_grace=0.05)
+PATIENCE = 30.0
+STEPS = 10
+SLOW = 0.02
+PICTURE = b"the executor only copies it"
+
+
+def spec_of(steps: int) -> TrainingSpec:
+    spec = training_spec(steps=steps)
+    return replace(spec, pictures=tuple(replace(picture, sha256=sha256_hex(PICTURE)) for picture in spec.pictures))
+
+
+class Service:
+    """A server's loops over a database, a storage and a scripted node, and one tenant's tasks."""
+
+    def __init__(self, database: Database, tenant_id: str) -> None:
+        self.database = database
+        self.tenant_id = tenant_id
+        self.storage = open_storage("memory://")
+        self.node = ScriptedNode()
+        self.running: list[Supervision] = []
+
+    async def start(self, executor: Executor | None = None, settings: Settings = SETTINGS) -> Supervision:
+        executor = executor or ScriptedExecutor(self.node, self.storage)
+        supervision = Supervision(settings, self.database, self.storage, executor)
+        await supervision.start()
+        self.running.append(supervision)
+        return supervision
+
+    async def stop(self) -> None:
+        while self.running:
+            await self.running.pop().stop()
+
+    async def add_task(self, *scripts: Script, steps: int = STEPS) -> str:
+        """Queue a task whose attempts go as scripted."""
+        task_id = new_task_id()
+        self.node.script(task_id, *scripts)
+        async with self.database.write() as conn:
+            dataset_id = await make_dataset(conn, self.tenant_id)
+            keys = await conn.scalars(
+                select(dataset_items.c.object_key).where(dataset_items.c.dataset_id == dataset_id)
+            )
+            for key in keys:
+                await self.storage.put(key, PICTURE)
+            await create_task(
+                conn,
+                tenant_id=self.tenant_id,
+                task_id=task_id,
+                name="cat",
+                dataset_id=dataset_id,
+                spec=spec_of(steps),
+            )
+        return task_id
+
+    async def row(self, task_id: str) -> Any:
+        async with self.database.read() as conn:
+            return (await conn.execute(select(tasks).where(tasks.c.id == task_id))).one()
+
+    async def spec(self, task_id: str) -> TrainingSpec:
+        return msgspec.convert((await self.row(task_id)).spec, TrainingSpec)
+
+    async def until(self, task_id: str, *statuses: TaskStatus, step: int = 0) -> Any:
+        """Wait for a status and a step, letting back-off pass at once."""
+        async with asyncio.timeout(PATIENCE):
+            while (row := await self.row(task_id)).status not in statuses or row.step < step:
+                if row.status == TaskStatus.QUEUING and row.not_before > 0:
+                    self.database.clock.shift(60)
+                    # Leases are kept by the same clock: the servers renew theirs before anything lapses.
+                    for supervision in self.running:
+                        await supervision.lease.renew()
+                await asyncio.sleep(0.01)
+        return row
+
+    async def ended(self, task_id: str) -> Any:
+        return await self.until(task_id, TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELED)
+
+    async def request_cancel(self, task_id: str) -> None:
+        async with self.database.write() as conn:
+            await conn.execute(update(tasks).where(tasks.c.id == task_id).values(cancel_requested_at=now_sql(conn)))
+
+    async def count(self, table: Any) -> int:
+        async with self.database.read() as conn:
+            return (await conn.execute(select(func.count()).select_from(table))).scalar_one()
+
+    async def model(self, task_id: str) -> Any:
+        async with self.database.read() as conn:
+            return (await conn.execute(select(models).where(models.c.task_id == task_id))).one_or_none()
+
+    async def attempt_reasons(self, task_id: str) -> list[str]:
+        async with self.database.read() as conn:
+            found = await conn.scalars(
+                select(attempts.c.reason).where(attempts.c.task_id == task_id).order_by(attempts.c.fence)
+            )
+            return list(found)
+
+    async def told(self, task_id: str, kind: str) -> list[dict[str, Any]]:
+        async with self.database.read() as conn:
+            events = await list_events(conn, self.tenant_id, task_id, limit=1000)
+        return [event.data for event in events if event.kind == kind]
+
+
+@pytest.fixture
+async def service(database: Database) -> AsyncGenerator[Service]:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        spec = training_spec()
+        await conn.execute(
+            insert(bases).values(
+                name=spec.base.name,
+                kind="checkpoint",
+                family=spec.base.family,
+                location="/bases/tiny",
+                sha256=spec.base.sha256,
+                created_at=now_sql(conn),
+            )
+        )
+    service = Service(database, tenant_id)
+    yield service
+    await service.stop()
+
+
+async def test_a_task_succeeds_with_a_model_whose_bytes_are_in_storage(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task()
+    row = await service.ended(task_id)
+    assert (row.status, row.reason, row.step, row.eta_seconds) == (TaskStatus.SUCCESS, Reason.FINISHED, STEPS, 0)
+    assert row.finished_at is not None
+    model = await service.model(task_id)
+    assert model.status == "DEPLOYING"
+    assert await service.storage.get(model.object_key) == lora_bytes(await service.spec(task_id))
+    assert model.name == f"model_1700000001_{model.sha256[:10].upper()}.safetensors"
+    assert await service.attempt_reasons(task_id) == ["finished"]
+    assert await service.count(device_claims) == 0
+    moves = [(move["from"], move["to"], move["reason"]) for move in await service.told(task_id, "task")]
+    assert moves == [
+        (None, "QUEUING", "created"),
+        ("QUEUING", "TRAINING", "dispatched"),
+        ("TRAINING", "SUCCESS", "finished"),
+    ]
+
+
+async def test_a_run_is_measured_step_by_step_and_its_last_checkpoints_are_kept(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task(steps=300)
+    await service.ended(task_id)
+    async with service.database.read() as conn:
+        rows = await conn.execute(select(metrics_blocks.c.data).order_by(metrics_blocks.c.first_step))
+        blocks = [msgspec.msgpack.decode(data, type=MetricsBlock) for data in rows.scalars()]
+        kept = (await conn.scalars(select(checkpoints.c.step).order_by(checkpoints.c.step))).all()
+    assert [(block.first_step, block.last_step) for block in blocks] == [(1, 256), (257, 300)]
+    assert [loss for block in blocks for loss in block.loss] == [1.0 / step for step in range(1, 301)]
+    assert list(kept) == [296, 300]
+    stored = {
+        item.key.split("/checkpoints/")[1].split("/")[0]
+        async for item in service.storage.list("tasks")
+        if "/checkpoints/" in item.key
+    }
+    assert stored == {"step-000296", "step-000300"}
+
+
+async def test_a_killed_trainer_is_resumed_from_its_checkpoint_to_the_same_bytes(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task(Script(die_at=6))
+    row = await service.ended(task_id)
+    assert (row.status, row.fence, row.failures) == (TaskStatus.SUCCESS, 2, 1)
+    assert await service.attempt_reasons(task_id) == ["worker_lost", "finished"]
+    assert [start["resumed_from"] for start in await service.told(task_id, "started")] == [None, 4]
+    model = await service.model(task_id)
+    assert await service.storage.get(model.object_key) == lora_bytes(await service.spec(task_id))
+    async with service.database.read() as conn:
+        data = (await conn.scalars(select(metrics_blocks.c.data))).one()
+    assert len(msgspec.msgpack.decode(data, type=MetricsBlock).loss) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "allowed"),
+    [
+        (Script(fail_at=2, reason=Reason.BAD_DATASET, words="03.png is cut off"), Reason.BAD_DATASET, 1),
+        (Script(fail_at=2, reason=Reason.DIVERGED), Reason.DIVERGED, 1),
+        (Script(fail_at=2, reason=Reason.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY, 2),
+        (Script(fail_at=2, reason=Reason.INTERNAL), Reason.INTERNAL, 3),
+        (Script(die_at=2), Reason.WORKER_LOST, 5),
+        (Script(no_manifest=True), Reason.WORKER_LOST, 5),
+        (Script(wrong_hash=True), Reason.WORKER_LOST, 5),
+    ],
+    ids=["bad dataset", "diverged", "out of memory", "internal", "killed", "no manifest", "wrong hash"],
+)
+async def test_a_reason_decides_how_often_a_task_is_tried(
+    service: Service, script: Script, reason: Reason, allowed: int
+) -> None:
+    await service.start()
+    task_id = await service.add_task(*[script] * 10)
+    row = await service.ended(task_id)
+    assert (row.status, row.reason, row.failures) == (TaskStatus.FAILED, reason, allowed)
+    assert await service.attempt_reasons(task_id) == [reason] * allowed
+    if script.reason is Reason.BAD_DATASET:
+        assert "03.png is cut off" in row.message
+    assert await service.model(task_id) is None
+    assert await service.count(device_claims) == 0
+
+
+async def test_one_lean_retry_after_running_out_of_memory_may_succeed(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task(Script(fail_at=2, reason=Reason.OUT_OF_MEMORY))
+    assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
+
+
+class TamperedStorageExecutor(ScriptedExecutor):
+    """Its store garbles what was staged out, after the node had verified it."""
+
+    async def _stage_out_result(self, attempt: ScriptedAttempt) -> Manifest | None:
+        manifest = await super()._stage_out_result(attempt)
+        if manifest and attempt.plan.fence == 1:
+            await self._storage.put(f"{attempt.plan.output_prefix}/{manifest.weights.path}", b"garbled")
+        return manifest
+
+
+async def test_a_result_whose_stored_bytes_differ_is_no_success(service: Service) -> None:
+    await service.start(TamperedStorageExecutor(service.node, service.storage))
+    task_id = await service.add_task()
+    assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
+    assert await service.attempt_reasons(task_id) == ["unverified", "finished"]
+
+
+@pytest.mark.parametrize(
+    "script", [Script(), Script(ignores_stop=True), Script(hang_at=3)], ids=["obeys", "ignores", "hangs"]
+)
+async def test_a_cancel_request_ends_a_training_task_canceled(service: Service, script: Script) -> None:
+    service.node.step_seconds = SLOW
+    await service.start()
+    task_id = await service.add_task(script, steps=500)
+    await service.until(task_id, TaskStatus.TRAINING, step=2)
+    await service.request_cancel(task_id)
+    row = await service.ended(task_id)
+    assert (row.status, row.reason) == (TaskStatus.CANCELED, Reason.CANCELED)
+    assert not any(attempt.alive for attempt in service.node.attempts.values())
+    assert await service.count(device_claims) == 0
+
+
+async def test_a_cancel_that_comes_between_two_attempts_is_carried_out(service: Service) -> None:
+    task_id = await service.add_task()
+    await service.request_cancel(task_id)
+    await service.start()
+    assert (await service.ended(task_id)).status == TaskStatus.CANCELED
+    assert not service.node.attempts
+
+
+async def test_a_restarted_server_goes_on_with_the_running_attempt(service: Service) -> None:
+    service.node.step_seconds = SLOW
+    await service.start()
+    task_id = await service.add_task(steps=40)
+    await service.until(task_id, TaskStatus.TRAINING, step=3)
+    await service.stop()
+    await service.start()
+    row = await service.ended(task_id)
+    assert (row.status, row.fence) == (TaskStatus.SUCCESS, 1)
+    async with service.database.read() as conn:
+        data = (await conn.scalars(select(metrics_blocks.c.data))).one()
+    assert len(msgspec.msgpack.decode(data, type=MetricsBlock).loss) == 40
+
+
+class FlakyLaunch(ScriptedExecutor):
+    """Launching goes wrong the first time."""
+
+    def __init__(self, node: ScriptedNode, storage: Any, error: Exception) -> None:
+        super().__init__(node, storage)
+        self.errors = [error]
+
+    async def launch(self, plan: AttemptPlan) -> str:
+        if self.errors:
+            raise self.errors.pop()
+        return await super().launch(plan)
+
+
+async def test_an_attempt_committed_but_not_launched_is_launched_later(service: Service) -> None:
+    await service.start(FlakyLaunch(service.node, service.storage, RuntimeError("as if the server had died here")))
+    task_id = await service.add_task()
+    row = await service.ended(task_id)
+    assert (row.status, row.fence) == (TaskStatus.SUCCESS, 1)
+
+
+async def test_a_full_disk_at_launch_is_a_reason_and_is_tried_again(service: Service) -> None:
+    full = OSError(errno.ENOSPC, "no space left on device")
+    await service.start(FlakyLaunch(service.node, service.storage, full))
+    task_id = await service.add_task()
+    assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
+    assert await service.attempt_reasons(task_id) == ["disk_full", "finished"]
+
+
+async def test_a_lost_node_costs_an_attempt_not_the_task(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task(Script(lost_at=6))
+    assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
+    assert await service.attempt_reasons(task_id) == ["worker_lost", "finished"]
+
+
+async def test_a_withdrawn_base_fails_the_task(service: Service) -> None:
+    task_id = await service.add_task()
+    async with service.database.write() as conn:
+        await conn.execute(delete(bases))
+    await service.start()
+    row = await service.ended(task_id)
+    assert (row.status, row.reason) == (TaskStatus.FAILED, Reason.BASE_MISSING)
+
+
+async def test_one_device_takes_one_task_at_a_time_oldest_first(service: Service) -> None:
+    first, second = await service.add_task(), await service.add_task()
+    await service.start()
+    rows = [await service.ended(task_id) for task_id in (first, second)]
+    async with service.database.read() as conn:
+        started = (await conn.execute(select(attempts.c.task_id, attempts.c.started_at, attempts.c.ended_at))).all()
+    spans = {row.task_id: row for row in started}
+    assert [row.status for row in rows] == [TaskStatus.SUCCESS] * 2
+    assert spans[first].ended_at <= spans[second].started_at
+
+
+async def test_two_devices_train_side_by_side(service: Service) -> None:
+    service.node.step_seconds = SLOW
+    await service.start(ScriptedExecutor(service.node, service.storage, devices=("cuda:0", "cuda:1")))
+    both = [await service.add_task(steps=50) for _ in range(2)]
+    for task_id in both:
+        await service.until(task_id, TaskStatus.TRAINING, step=1)
+    async with service.database.read() as conn:
+        claimed = set(await conn.scalars(select(device_claims.c.device)))
+    assert claimed == {"cuda:0", "cuda:1"}
+    for task_id in both:
+        assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
+
+
+async def test_a_task_past_its_deadline_fails_queued_or_training(service: Service) -> None:
+    service.node.step_seconds = SLOW
+    running, queued = await service.add_task(steps=500), await service.add_task()
+    await service.start(settings=replace(SETTINGS, task_deadline=3600.0))
+    await service.until(running, TaskStatus.TRAINING, step=1)
+    service.database.clock.shift(3601)
+    for task_id in (running, queued):
+        row = await service.ended(task_id)
+        assert (row.status, row.reason) == (TaskStatus.FAILED, Reason.TIMED_OUT)
+
+
+async def test_an_attempt_whose_server_and_node_are_gone_is_given_to_another(service: Service) -> None:
+    service.node.step_seconds = SLOW
+    await service.start()
+    task_id = await service.add_task(Script(hang_at=6))
+    await service.until(task_id, TaskStatus.TRAINING, step=6)
+    await service.stop()
+    service.node.lose()
+    service.node = ScriptedNode("another-node")
+    settings = replace(SETTINGS, reap_interval=0.05)
+    await service.start(settings=settings)
+    await asyncio.sleep(0.3)
+    assert (await service.row(task_id)).fence == 1, "taken away before its trainer could have ended by itself"
+    service.database.clock.shift(SETTINGS.abandon_after + 100)
+    row = await service.ended(task_id)
+    assert (row.status, row.fence) == (TaskStatus.SUCCESS, 2)
+
+
+async def test_what_ended_attempts_left_on_the_node_is_erased(service: Service) -> None:
+    await service.start(settings=replace(SETTINGS, reap_interval=0.05))
+    await service.ended(await service.add_task())
+    async with asyncio.timeout(PATIENCE):
+        while service.node.attempts:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_database_that_is_away_for_a_while_costs_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.node.step_seconds = SLOW
+    await service.start()
+    task_id = await service.add_task(steps=20)
+    await service.until(task_id, TaskStatus.TRAINING, step=2)
+    write = service.database.write
+
+    def away() -> Any:
+        raise ConnectionError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.database, "write", away)
+        await asyncio.sleep(0.3)
+    assert service.database.write == write
+    assert (await service.ended(task_id)).status == TaskStatus.SUCCESS
