@@ -1,0 +1,127 @@
+"""What a family brings: a pipeline, an objective and adapters. Trainer and inference worker know only these."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self, TypeAlias
+
+import torch
+from PIL import Image
+
+from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.specs import TrainingSettings
+from maquette.families.registry import family_modules, load_dotted
+
+Conditioning: TypeAlias = dict[str, torch.Tensor]
+"""What the denoiser is told besides latents and timesteps: named tensors whose first dimension counts prompts."""
+
+
+@dataclass(frozen=True)
+class LatentPosterior:
+    """What an autoencoder says of pictures: a normal distribution per value, in the denoiser's scale.
+
+    Attributes:
+        mean, std: (pictures, channels, height, width), float32.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def sample(self, rows: Sequence[int], random: torch.Generator) -> torch.Tensor:
+        """Latents of some of the pictures; noise comes from the CPU, so that every device sees the same."""
+        mean, std = self.mean[rows], self.std[rows]
+        return mean + std * torch.randn(mean.shape, generator=random).to(mean.device)
+
+
+class Pipeline(Protocol):
+    """A base model on a device, frozen."""
+
+    @classmethod
+    def load(cls, base: Path, device: torch.device) -> Self:
+        """Load a base's folder.
+
+        Raises:
+            BrokenBase: the folder lacks a part, or a part can't be used.
+        """
+        ...
+
+    def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
+        """Encode pictures (pictures, 3, height, width) in [-1, 1]; sides are multiples of 64."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts. Gradients flow where adapters on the text encoder train."""
+        ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the text encoder reads the whole prompt, rather than its beginning."""
+        ...
+
+    def draw(self, request: DrawRequest) -> Image.Image:
+        """Draw with whatever adapters act at the moment; `request.loras` is left to `Adapters.use`."""
+        ...
+
+
+class Objective(Protocol):
+    """What training makes small."""
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
+        """One loss for each of the latents, shape (pictures,), float32; noise and timesteps come from `random`."""
+        ...
+
+
+class UnmatchedLora(Exception):
+    """A LoRA file does not belong to this base, wholly or in part; the message names keys."""
+
+
+class Adapters(Protocol):
+    """LoRA on a pipeline: new ones to train, or finished ones to draw with."""
+
+    def attach(self, settings: TrainingSettings) -> None:
+        """Add an untrained LoRA to the pipeline; its values come from torch's global random source."""
+        ...
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The attached LoRA's weights by their names in the diffusers file layout, always in the same order."""
+        ...
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of the attached LoRA must say in its header to be loaded as it was trained."""
+        ...
+
+    def use(self, loras: Sequence[LoraUse]) -> None:
+        """Let exactly these LoRA files act, each with its strength; (1.0 is as trained).
+
+        Raises:
+            UnmatchedLora: a file's keys match this base not at all or only in part.
+            OSError, BrokenWeights: a file can't be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's three parts, loaded."""
+
+    pipeline: type[Pipeline]
+    objective: Callable[[Pipeline], Objective]
+    adapters: Callable[[Pipeline], Adapters]
+
+
+def load_family(name: str) -> Family:
+    """Load a family's parts, and torch with them.
+
+    Raises:
+        UnknownFamily: there is no such family.
+    """
+    modules = family_modules(name)
+    return Family(
+        pipeline=load_dotted(modules.pipeline),
+        objective=load_dotted(modules.objective),
+        adapters=load_dotted(modules.adapters),
+    )
+
+
+def as_conditioning(rows: Sequence[Mapping[str, torch.Tensor]]) -> Conditioning:
+    """Join conditionings along their first dimension."""
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,12 @@
+"""Stable Diffusion 1.x and 2.x: what everyone may know of it, torch-free."""
+
+from maquette.core.specs import FamilyDefaults
+from maquette.families.registry import FamilySpec
+
+SPEC = FamilySpec(
+    name="sd15",
+    title="Stable Diffusion 1.x / 2.x",
+    native_resolution=512,
+    licence="Published bases come under CreativeML Open RAIL licences, whose use restrictions pass on to LoRAs.",
+    defaults=FamilyDefaults(learning_rate=1e-4, lora_r=16, sample_steps=30, sample_guidance_scale=7.5),
+)
