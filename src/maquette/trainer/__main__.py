@@ -1,0 +1,69 @@
+"""`python -m maquette.trainer RUN_DIR`: carry out one attempt, as its run directory says.
+
+Exit codes are hints, the events and `manifest.json` are the truth: 0 finished, or stopped as asked; 1 failed, with
+the reason in the last event; 2 called wrongly.
+"""
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from maquette.core.processes import identify
+from maquette.core.progress import Finished, Stopped
+from maquette.core.rundir import RunDirectory, RunSpec
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.failures import StopRequested, failed
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
+
+ENVIRONMENT = {
+    # Everything is local; a library that would ask a hub should say so instead of waiting for a network.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    # Asked for by CUDA's matrix library before it works deterministically.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+def main() -> int:
+    """Run one attempt; answer the exit code."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.stderr.write("usage: python -m maquette.trainer RUN_DIR\n")
+        return 2
+    directory = RunDirectory(Path(sys.argv[1]))
+    directory.create()
+    # Before anything slow: whoever comes back after a crash must be able to tell whether we live.
+    directory.write(directory.process, identify(os.getpid()))
+    supervision = Supervision(directory)
+    supervision.listen()
+    with Reporter(directory.events) as reporter:
+        return _attempt(directory, supervision, reporter)
+
+
+def _attempt(directory: RunDirectory, supervision: Supervision, reporter: Reporter) -> int:
+    try:
+        spec = directory.read(directory.spec, RunSpec)
+        if spec is None:
+            raise FileNotFoundError(f"{directory.spec} does not exist")
+        supervision.abandon_after = spec.abandon_after
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # By name and only now: torch takes seconds to import, and a failing import is a failure to report.
+        importlib.import_module("maquette.trainer.loop").run(Attempt(directory, spec, supervision, reporter))
+    except StopRequested as stop:
+        reporter.say(Stopped(at=time.time(), step=stop.step))
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        reporter.say(failed(error))
+        return 1
+    reporter.say(Finished(at=time.time()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The LoRA file: written, re-opened, verified."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from maquette.core.files import file_sha256
+from maquette.core.lifecycle import Reason
+from maquette.core.rundir import FileRecord
+from maquette.core.specs import BaseRef, Preparation, SampleSpec, TaskType, TrainingSettings, TrainingSpec
+from maquette.families.base import Adapters
+from maquette.trainer.failures import RunFailed
+from maquette.trainer.tensors import read_tensors, write_tensors
+
+PROVENANCE = "maquette"
+"""Header entry of a LoRA file that holds its `Provenance`."""
+
+LIBRARIES = ("maquette", "torch", "diffusers", "transformers", "peft")
+
+
+class LearnedFrom(Struct, frozen=True):
+    """One picture of the dataset, by its bytes' hash; names and ids stay out of the file."""
+
+    sha256: str
+    caption: str | None
+
+
+class Provenance(Struct, frozen=True, kw_only=True):
+    """Where a LoRA comes from: all that decided its bytes, and nothing that differs between equal runs."""
+
+    task_type: TaskType
+    base: BaseRef
+    preparation: Preparation
+    settings: TrainingSettings
+    pictures: tuple[LearnedFrom, ...]
+    sample: SampleSpec
+    versions: dict[str, str]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what trains."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def provenance(spec: TrainingSpec) -> Provenance:
+    """The provenance of a LoRA trained by this spec with the installed libraries."""
+    return Provenance(
+        task_type=spec.task_type,
+        base=spec.base,
+        preparation=spec.preparation,
+        settings=spec.settings,
+        pictures=tuple(LearnedFrom(picture.sha256, picture.caption) for picture in spec.pictures),
+        sample=spec.sample,
+        versions=library_versions(),
+    )
+
+
+def export_lora(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
+    """Write the attached LoRA in diffusers layout and verify the file.
+
+    Raises:
+        RunFailed: a weight is not finite.
+        OSError: the file could not be written, or does not read back as written.
+    """
+    weights = adapters.parameters()
+    header = adapters.metadata() | {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
+    write_tensors(path, weights, header)
+    _verify(path, weights)
+
+
+def file_record(path: Path, root: Path) -> FileRecord:
+    """A finished file as a manifest in `root` names it."""
+    return FileRecord(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _verify(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    written = read_tensors(path)
+    for name, tensor in written.items():
+        if not torch.isfinite(tensor).all():
+            raise RunFailed(Reason.DIVERGED, f"the trained weight {name} is not finite; try a lower learning_rate")
+    if written.keys() != weights.keys():
+        raise OSError(f"{path} does not hold the weights that were written to it")

@@ -1,0 +1,58 @@
+"""Telling the executor what happens: one JSON line a message."""
+
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from maquette.core.progress import CheckpointSaved, Note, Phase, PhaseBegan, Step, TrainerMessage
+
+
+class Reporter:
+    """Appends to `events.jsonl`; each line is out of this process before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.encoder = msgspec.json.Encoder()
+        _drop_unfinished_line(path)
+        self.file = path.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+    def say(self, message: TrainerMessage) -> None:
+        """Append one message."""
+        self.file.write(self.encoder.encode(message) + b"\n")
+        self.file.flush()
+
+    def phase(self, phase: Phase) -> None:
+        """A stage begins."""
+        self.say(PhaseBegan(at=time.time(), phase=phase))
+
+    def note(self, text: str, picture: str | None = None) -> None:
+        """A finding worth telling the owner."""
+        self.say(Note(at=time.time(), text=text, picture=picture))
+
+    def step(self, *, step: int, total_steps: int, loss: float, lr: float, seconds: float) -> None:
+        """One optimiser step is done."""
+        self.say(Step(at=time.time(), step=step, total_steps=total_steps, loss=loss, lr=lr, seconds=seconds))
+
+    def checkpoint(self, step: int) -> None:
+        """A checkpoint is whole and verified."""
+        self.say(CheckpointSaved(at=time.time(), step=step))
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """A predecessor killed while it wrote left half a line, which no reader has taken: ours must not grow onto it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        whole = file.read().rpartition(b"\n")
+        os.ftruncate(file.fileno(), len(whole[0]) + len(whole[1]))
