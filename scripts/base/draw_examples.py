@@ -60,13 +60,13 @@ def draw_pelu(brush: Brush, pose: Pose) -> None:
         lean = 0.3 * x
         brush.polygon([(x - 0.2, y + 0.25), (x + lean, y - height), (x + 0.2, y + 0.25)], CORAL)
     for side in (-1, 1):
-        brush.rounded_rectangle(side * 0.34, 0.84, 0.22, 0.14, 0.1, CORAL)
+        brush.rounded_rectangle(side * 0.34, 0.84, 0.22, 0.14, corner=0.1, fill=CORAL)
         hand_y = -0.12 if pose.arms_up else 0.62
         brush.line([(side * 0.55, 0.3), (side * 0.88, hand_y)], 0.2, darker(TURQUOISE, 0.2))
     body = [(-0.72, 0.8), (-0.66, 0.2), (-0.58, -0.3), (-0.34, -0.6), (0, -0.68)]
     brush.polygon([*body, *((-x, y) for x, y in reversed(body))], TURQUOISE)
     brush.ellipse(0, 0.52, 0.4, 0.28, CREAM)
-    brush.rounded_rectangle(0, 0.18, 0.66, 0.1, 0.1, CORAL)
+    brush.rounded_rectangle(0, 0.18, 0.66, 0.1, corner=0.1, fill=CORAL)
     brush.polygon([(-0.5, 0.2), (-0.28, 0.2), (-0.3, 0.58), (-0.52, 0.5)], CORAL)
     brush.line([(0.1, -0.1), (0.5, -0.02), (0.82, -0.1), (0.92, -0.34)], 0.24, TURQUOISE)
     brush.circle(0.92, -0.36, 0.12, CORAL)
@@ -99,7 +99,7 @@ def _background(words: str) -> Canvas:
         return canvas
     *filling, colour = words.split()
     canvas = Canvas(SIZE, COLOURS[colour])
-    FILLINGS[" ".join([*filling, ""]) if filling else ""](canvas, COLOURS[colour], rng)
+    FILLINGS[" ".join([*filling, ""]) if filling else ""](canvas, COLOURS[colour])
     return canvas
 
 

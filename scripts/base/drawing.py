@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
+Span = tuple[float, float]
+"""From one angle to another, in radians; 0 points right, a quarter turn points down."""
 
 SUPERSAMPLING = 3
 _ELLIPSE_POINTS = 40
@@ -96,28 +98,28 @@ class Brush:
     def line(self, points: list[Point], width: float, fill: Colour) -> None:
         self.canvas.line([self._place(point) for point in points], width * self.radius, fill)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour, angle: float = 0.0) -> None:
-        self.polygon(arc_points(x, y, rx, ry, 0.0, math.tau, angle), fill)
+    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour, *, angle: float = 0.0) -> None:
+        self.polygon(arc_points(x, y, rx, ry, angle=angle), fill)
 
     def circle(self, x: float, y: float, radius: float, fill: Colour) -> None:
         self.ellipse(x, y, radius, radius, fill)
 
-    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float, fill: Colour) -> None:
-        """Draw a part of an ellipse's outline, clockwise from `start` to `end` (radians, 0 points right)."""
-        self.line(arc_points(x, y, rx, ry, start, end), width, fill)
+    def arc(self, x: float, y: float, rx: float, ry: float, *, span: Span, width: float, fill: Colour) -> None:
+        """Draw a part of an ellipse's outline, `width` wide."""
+        self.line(arc_points(x, y, rx, ry, span), width, fill)
 
     def rectangle(self, x: float, y: float, half_width: float, half_height: float, fill: Colour) -> None:
         left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill)
 
     def rounded_rectangle(
-        self, x: float, y: float, half_width: float, half_height: float, corner: float, fill: Colour
+        self, x: float, y: float, half_width: float, half_height: float, *, corner: float, fill: Colour
     ) -> None:
         outline: list[Point] = []
         for quarter, (sign_x, sign_y) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
             centre_x, centre_y = x + sign_x * (half_width - corner), y + sign_y * (half_height - corner)
             start = quarter * math.pi / 2
-            outline += arc_points(centre_x, centre_y, corner, corner, start, start + math.pi / 2)
+            outline += arc_points(centre_x, centre_y, corner, corner, (start, start + math.pi / 2))
         self.polygon(outline, fill)
 
     def _place(self, point: Point) -> Point:
@@ -129,9 +131,10 @@ class Brush:
 
 
 def arc_points(
-    x: float, y: float, rx: float, ry: float, start: float, end: float, angle: float = 0.0
+    x: float, y: float, rx: float, ry: float, span: Span = (0.0, math.tau), *, angle: float = 0.0
 ) -> list[Point]:
-    """Return points on an ellipse whose axes are turned by `angle`, clockwise from `start` to `end` (radians)."""
+    """Return points on a part of an ellipse whose axes are turned by `angle`; a rising `span` goes clockwise."""
+    start, end = span
     count = max(4, round(_ELLIPSE_POINTS * abs(end - start) / math.tau))
     cosine, sine = math.cos(angle), math.sin(angle)
     points = []

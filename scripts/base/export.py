@@ -1,7 +1,8 @@
-"""Write the trained parts as one pipeline folder, in fp16."""
+"""Write the trained parts as one pipeline folder, in fp16: python export.py --work-folder DIR [--target DIR]."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import tempfile
@@ -9,27 +10,40 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-
+from latents import latent_pool
 from models import build_noise_scheduler
+from pool import scene_pool
+from train_unet import POOL, SEED, Denoiser, caption_tokenizer
+from training import load_checkpoint
 
 BASE_DIRECTORY = Path(__file__).parents[2] / "src/maquette/bases/maquette_tiny"
 
 
-def export_pipeline(vae, unet, text_encoder, tokenizer, target: Path = BASE_DIRECTORY) -> int:
-    """Replace the parts of the pipeline in `target`, leave its other files, and return the weights' size in bytes."""
-    pipeline = StableDiffusionPipeline(
+def trained_pipeline(work_folder: Path) -> StableDiffusionPipeline:
+    """Put the averaged weights of the last checkpoints together."""
+    pictures, captions = scene_pool(work_folder, POOL, SEED)
+    vae, _ = latent_pool(work_folder, pictures)
+    tokenizer = caption_tokenizer(captions)
+    denoiser = Denoiser(tokenizer)
+    if state := load_checkpoint(work_folder / "unet.pt"):
+        denoiser.load_state_dict(state["averaged"])
+    return StableDiffusionPipeline(
         vae=vae,
-        unet=unet,
-        text_encoder=text_encoder,
+        unet=denoiser.unet,
+        text_encoder=denoiser.text_encoder,
         tokenizer=tokenizer,
         scheduler=build_noise_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).to(dtype=torch.float16)
+    )
+
+
+def export(pipeline: StableDiffusionPipeline, target: Path) -> int:
+    """Replace the parts of the pipeline in `target`, leave its other files, and return the weights' size in bytes."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".maquette-tiny-", dir=target.parent) as folder:
-        pipeline.save_pretrained(folder)
+        pipeline.to(dtype=torch.float16).save_pretrained(folder)
         _load_text_encoder_in_fp32(Path(folder))
         for file in Path(folder).rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
@@ -54,3 +68,16 @@ def _replace(part: Path, target: Path) -> None:
         shutil.rmtree(retired)
     else:
         part.replace(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-folder", type=Path, required=True)
+    parser.add_argument("--target", type=Path, default=BASE_DIRECTORY)
+    arguments = parser.parse_args()
+    size = export(trained_pipeline(arguments.work_folder), arguments.target)
+    print(f"{size / 1e6:.1f} MB of weights in {arguments.target}")
+
+
+if __name__ == "__main__":
+    main()

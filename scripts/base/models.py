@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from tokenizer import MAX_LENGTH
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 RESOLUTION = 128
 LATENT_CHANNELS = 8
@@ -16,10 +20,10 @@ TEXT_WIDTH = 128
 def build_vae() -> AutoencoderKL:
     """Pictures [batch, 3, 128, 128] in -1..1 to latents [batch, 8, 16, 16] and back.
 
-    Convolutions only: attention at 16×16 would cost more than it gives to pictures as simple as ours.
+    Convolutions only: attention at 16x16 would cost more than it gives to pictures as simple as ours.
     """
     widths = (32, 48, 64, 96)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         sample_size=RESOLUTION,
         latent_channels=LATENT_CHANNELS,
         block_out_channels=widths,
@@ -30,6 +34,48 @@ def build_vae() -> AutoencoderKL:
         mid_block_add_attention=False,
         scaling_factor=1.0,  # the export folds the latents' normalisation into the weights
     )
+    _pass_colours_through(vae)
+    return vae
+
+
+@torch.no_grad()
+def _pass_colours_through(vae: AutoencoderKL) -> None:
+    """Start the VAE as one that shrinks a picture to 16x16 pixels and enlarges it again.
+
+    From a random start, thousands of steps go by in greys: group normalisation hides a flat picture's colour, and the
+    decoder has to discover it through a dozen layers. From this one, the colours are there at once.
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for module in vae.modules():
+        match module:
+            case ResnetBlock2D():
+                module.conv2.weight.mul_(0.1)
+                nn.init.zeros_(module.conv2.bias)
+                if module.conv_shortcut is not None:
+                    _copy_channels(module.conv_shortcut, [(0, 0)])
+            case Downsample2D():
+                _copy_channels(module.conv, [(0, 0), (0, 1), (1, 0), (1, 1)])
+            case Upsample2D():
+                _copy_channels(module.conv, [(1, 1)])
+            case _:
+                pass
+    for conv in (encoder.conv_in, encoder.conv_out, decoder.conv_in, decoder.conv_out):
+        _copy_channels(conv, [(1, 1)], channels=3)
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        _copy_channels(conv, [(0, 0)], channels=3)
+    for norm in (encoder.conv_norm_out, decoder.conv_norm_out):
+        norm.bias[:3] = 1.0  # around 1 the SiLU that follows is nearly linear
+    vae.quant_conv.bias[LATENT_CHANNELS:] = -3.0  # little noise on the latents from the start
+
+
+def _copy_channels(conv: nn.Conv2d, taps: list[tuple[int, int]], channels: int | None = None) -> None:
+    """Let the first `channels` (all there are, by default) pass a convolution as the mean of the kernel's `taps`."""
+    channels = channels or min(conv.in_channels, conv.out_channels)
+    conv.weight[:channels].zero_()
+    conv.bias[:channels].zero_()
+    for channel in range(channels):
+        for row, column in taps:
+            conv.weight[channel, channel, row, column] = 1 / len(taps)
 
 
 def build_unet() -> UNet2DConditionModel:

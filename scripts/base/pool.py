@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 import numpy as np
-
 from models import RESOLUTION
 from scenes import Scene, random_jumble, random_scene
 

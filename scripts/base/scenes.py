@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-
 from colours import COLOURS, HAIRS, SKINS, any_colour, jittered
 from drawing import Brush, Canvas, Colour, blend, darker, lighter
 from models import RESOLUTION
@@ -42,25 +41,30 @@ def random_scene(rng: random.Random) -> Scene:
 # ----------------------------------------------------------------------------------------------------- backgrounds
 
 
-def _plain(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
+def _plain(canvas: Canvas, colour: Colour) -> None:
     pass
 
 
-def _gradient(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
-    canvas.vertical_gradient(lighter(colour, 0.3), darker(colour, 0.2))
+def _gradient(canvas: Canvas, colour: Colour) -> None:
+    canvas.vertical_gradient(colour, _beside(colour, 0.5))
 
 
-def _stripes(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
-    count, other = rng.randint(4, 6), lighter(colour, 0.35)
+def _stripes(canvas: Canvas, colour: Colour) -> None:
+    count, other = 5, _beside(colour, 0.3)
     for stripe in range(count):
         canvas.polygon(_box((stripe + 0.5) / count, 0.5, 0.25 / count, 0.5), other)
 
 
-def _dots(canvas: Canvas, colour: Colour, rng: random.Random) -> None:
-    brush, other = Brush(canvas, 0, 0, 1), lighter(colour, 0.4)
+def _dots(canvas: Canvas, colour: Colour) -> None:
+    brush, other = Brush(canvas, 0, 0, 1), _beside(colour, 0.35)
     for row in range(5):
         for column in range(5):
             brush.circle(0.1 + 0.2 * column, 0.1 + 0.2 * row, 0.045, other)
+
+
+def _beside(colour: Colour, share: float) -> Colour:
+    """Return a second tone for a pattern: darker, as a lighter red would be the demo's coral, or lighter if need be."""
+    return darker(colour, share) if max(colour) > 110 else lighter(colour, share)
 
 
 def _box(x: float, y: float, half_width: float, half_height: float) -> list[tuple[float, float]]:
@@ -68,7 +72,7 @@ def _box(x: float, y: float, half_width: float, half_height: float) -> list[tupl
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-FILLINGS: dict[str, Callable[[Canvas, Colour, random.Random], None]] = {
+FILLINGS: dict[str, Callable[[Canvas, Colour], None]] = {
     "": _plain,
     "striped ": _stripes,
     "dotted ": _dots,
@@ -119,7 +123,7 @@ def _background(rng: random.Random, avoided: str) -> tuple[Canvas, str]:
     filling = rng.choices(list(FILLINGS), (64, 12, 12, 12))[0]
     colour = jittered(COLOURS[name], rng)
     canvas = Canvas(RESOLUTION, colour)
-    FILLINGS[filling](canvas, colour, rng)
+    FILLINGS[filling](canvas, colour)
     article = "an" if not filling and name == "orange" else "a"
     return canvas, f" on {article} {filling}{name} background"
 
@@ -132,7 +136,7 @@ def _article(words: str) -> str:
 
 
 def _caption(rng: random.Random, subject: str, place: str, background: str) -> str:
-    """Join the words; backgrounds and places go unsaid now and then, and so does everything but the subject."""
+    """Join the words; background and place go unsaid now and then."""
     if rng.random() < 0.08:
         return subject
     said = rng.choice(_OPENINGS) + _article(subject)
@@ -148,7 +152,8 @@ def _nonsense(rng: random.Random) -> str:
 def _with_traits(rng: random.Random, subject: str, traits: list[str]) -> str:
     said = [trait for trait in traits if rng.random() < 0.7]
     rng.shuffle(said)
-    return f"{subject} with {' and '.join(said[:3])}" if said else subject
+    joint = " and " if rng.random() < 0.7 else ", "
+    return f"{subject} with {joint.join(said[:3])}" if said else subject
 
 
 # ----------------------------------------------------------------------------------------------------------- kinds
@@ -224,7 +229,9 @@ def _random_person(rng: random.Random) -> Person:
         skin=jittered(rng.choice(SKINS), rng, 8),
         hair=jittered(HAIRS[hair], rng, 8),
         hair_name=hair,
-        hair_style=rng.choice(("short", "long", "curly", "no") if noun != "woman" else ("short", "long", "long", "curly")),
+        hair_style=rng.choice(
+            ("short", "long", "curly", "no") if noun != "woman" else ("short", "long", "long", "curly")
+        ),
         shirt=jittered(COLOURS[shirt], rng),
         shirt_name=shirt,
         hat=jittered(COLOURS[hat], rng),
@@ -245,7 +252,7 @@ def random_jumble(rng: random.Random) -> np.ndarray:
     """
     canvas = Canvas(RESOLUTION, any_colour(rng))
     if rng.random() < 0.5:
-        rng.choice(list(FILLINGS.values()))(canvas, any_colour(rng), rng)
+        rng.choice(list(FILLINGS.values()))(canvas, any_colour(rng))
     for _ in range(rng.randint(1, 7)):
         brush = Brush(
             canvas,

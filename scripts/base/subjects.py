@@ -49,12 +49,12 @@ def _cross(brush: Brush, colour: Colour) -> None:
 
 
 def _ring(brush: Brush, colour: Colour) -> None:
-    brush.arc(0, 0, 0.7, 0.7, 0, math.tau, 0.36, colour)
+    brush.arc(0, 0, 0.7, 0.7, span=(0, math.tau), width=0.36, fill=colour)
 
 
 def _moon(brush: Brush, colour: Colour) -> None:
-    back = arc_points(-0.1, 0, 0.9, 0.9, math.tau / 6, math.tau * 5 / 6)
-    hollow = arc_points(0.35, 0, 0.72, 0.78, math.tau * 3 / 4, math.tau / 4)
+    back = arc_points(-0.1, 0, 0.9, 0.9, (math.tau / 6, math.tau * 5 / 6))
+    hollow = arc_points(0.35, 0, 0.72, 0.78, (math.tau * 3 / 4, math.tau / 4))
     brush.polygon(back + hollow, colour)
 
 
@@ -167,12 +167,12 @@ def _eye(brush: Brush, x: float, y: float, radius: float) -> None:
 
 def _glasses(brush: Brush, y: float, apart: float, radius: float) -> None:
     for side in (-1, 1):
-        brush.arc(side * apart, y, radius, radius, 0, math.tau, 0.09, INK)
+        brush.arc(side * apart, y, radius, radius, span=(0, math.tau), width=0.09, fill=INK)
 
 
 def _mouth(brush: Brush, mouth: str, y: float) -> None:
     if mouth == "smile":
-        brush.arc(0, y - 0.12, 0.36, 0.26, 0.1 * math.pi, 0.9 * math.pi, 0.1, INK)
+        brush.arc(0, y - 0.12, 0.36, 0.26, span=(0.1 * math.pi, 0.9 * math.pi), width=0.1, fill=INK)
     elif mouth == "open":
         brush.ellipse(0, y + 0.06, 0.2, 0.16, (120, 30, 40))
     else:
@@ -205,9 +205,9 @@ def _robot(creature: Creature, brush: Brush) -> None:
     for side in (-1, 1):
         brush.rectangle(side * 0.26, 0.86, 0.13, 0.12, darker(creature.body, 0.45))
         brush.rectangle(side * 0.72, 0.42, 0.1, 0.26, darker(creature.body, 0.3))
-    brush.rounded_rectangle(0, 0.48, 0.58, 0.34, 0.08, darker(creature.body, 0.15))
+    brush.rounded_rectangle(0, 0.48, 0.58, 0.34, corner=0.08, fill=darker(creature.body, 0.15))
     brush.rectangle(0, 0.5, 0.3, 0.16, creature.accent)
-    brush.rounded_rectangle(0, -0.3, 0.66, 0.44, 0.12, creature.body)
+    brush.rounded_rectangle(0, -0.3, 0.66, 0.44, corner=0.12, fill=creature.body)
     _creature_face(creature, brush.at(0, -0.28, 0.95))
 
 
@@ -324,29 +324,37 @@ class Person:
 
     def draw(self, brush: Brush) -> None:
         if self.hair_style == "long":
-            brush.rounded_rectangle(0, 0.0, 0.62, 0.66, 0.4, self.hair)
+            brush.rounded_rectangle(0, 0.0, 0.62, 0.66, corner=0.4, fill=self.hair)
         if self.hair_style == "curly":
-            for x, y in ((-0.5, -0.1), (0.5, -0.1), (-0.56, -0.4), (0.56, -0.4), (-0.3, -0.72), (0.3, -0.72), (0, -0.8)):
+            for x, y in (
+                (-0.5, -0.1),
+                (0.5, -0.1),
+                (-0.56, -0.4),
+                (0.56, -0.4),
+                (-0.3, -0.72),
+                (0.3, -0.72),
+                (0, -0.8),
+            ):
                 brush.circle(x, y, 0.24, self.hair)
-        brush.polygon(arc_points(0, 1.1, 0.85, 0.62, math.pi, math.tau), self.shirt)
+        brush.polygon(arc_points(0, 1.1, 0.85, 0.62, (math.pi, math.tau)), self.shirt)
         brush.rectangle(0, 0.42, 0.18, 0.22, darker(self.skin, 0.12))
         brush.ellipse(0, -0.12, 0.48, 0.56, self.skin)
         if self.beard:
-            brush.polygon(arc_points(0, -0.12, 0.49, 0.58, 0.1 * math.pi, 0.9 * math.pi), self.hair)
+            brush.polygon(arc_points(0, -0.12, 0.49, 0.58, (0.1 * math.pi, 0.9 * math.pi)), self.hair)
         if self.hair_style != "no":
-            brush.polygon(arc_points(0, -0.3, 0.52, 0.48, math.pi, math.tau), self.hair)
+            brush.polygon(arc_points(0, -0.3, 0.52, 0.48, (math.pi, math.tau)), self.hair)
         if self.hat_name:
-            brush.rounded_rectangle(0, -0.72, 0.4, 0.26, 0.06, self.hat)
-            brush.rounded_rectangle(0, -0.47, 0.68, 0.09, 0.08, self.hat)
+            brush.rounded_rectangle(0, -0.72, 0.4, 0.26, corner=0.06, fill=self.hat)
+            brush.rounded_rectangle(0, -0.47, 0.68, 0.09, corner=0.08, fill=self.hat)
         self._draw_face(brush)
 
     def _draw_face(self, brush: Brush) -> None:
         for side in (-1, 1):
             brush.circle(side * 0.2, -0.14, 0.07, INK)
             if self.glasses:
-                brush.arc(side * 0.21, -0.14, 0.16, 0.15, 0, math.tau, 0.07, INK)
+                brush.arc(side * 0.21, -0.14, 0.16, 0.15, span=(0, math.tau), width=0.07, fill=INK)
         if self.mouth == "smile":
-            brush.arc(0, 0.1, 0.2, 0.14, 0.1 * math.pi, 0.9 * math.pi, 0.08, (165, 50, 55))
+            brush.arc(0, 0.1, 0.2, 0.14, span=(0.1 * math.pi, 0.9 * math.pi), width=0.08, fill=(165, 50, 55))
         else:
             brush.line([(-0.12, 0.2), (0.12, 0.2)], 0.08, (165, 50, 55))
 

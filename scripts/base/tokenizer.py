@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -32,7 +33,7 @@ def _learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merge the most frequent pair of neighbouring pieces until each word is one piece; ties go by the alphabet."""
     spellings = [[*word[:-1], word[-1] + _END_OF_WORD] for word in sorted(set(words))]
     merges = []
-    while pairs := Counter(pair for pieces in spellings for pair in zip(pieces, pieces[1:], strict=False)):
+    while pairs := Counter(pair for pieces in spellings for pair in pairwise(pieces)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         spellings = [_merge(pieces, best) for pieces in spellings]

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
-
 from models import build_vae
 from pool import jumble_pool, scene_pool
+from torch import Tensor
+from torch.nn import functional
 from training import AveragedWeights, as_tensor, load_checkpoint, log, psnr, rate_factor, save_checkpoint
 
 SEED = 1
@@ -82,7 +81,9 @@ def _loss(vae: torch.nn.Module, pictures: Tensor) -> Tensor:
     edges = across.abs().mean() + down.abs().mean()
     mean, log_variance = latents.mean.float(), latents.logvar.float()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return functional.l1_loss(drawn.float(), pictures) + error.square().mean() + GRADIENT_WEIGHT * edges + KL_WEIGHT * kl
+    return (
+        functional.l1_loss(drawn.float(), pictures) + error.square().mean() + GRADIENT_WEIGHT * edges + KL_WEIGHT * kl
+    )
 
 
 @torch.no_grad()
@@ -95,7 +96,7 @@ def _held_out_psnr(weights: dict[str, Tensor], pictures: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.work_folder.mkdir(parents=True, exist_ok=True)
