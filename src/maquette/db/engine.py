@@ -3,6 +3,7 @@
 SQLite and PostgreSQL differ here, in `dialects` and in nothing else.
 """
 
+import sqlite3
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,6 +28,19 @@ only be switched off before a transaction begins. The migrations check them befo
 
 class UnusableDatabase(Exception):
     """The URL names no database that this installation can open; the message says what to write or install."""
+
+
+class RollbackOnClose(sqlite3.Connection):
+    """Lets go of the write lock when it is closed.
+
+    Python closes a connection in name only while a statement is unfinished, as it is when its caller was cancelled,
+    and the transaction would stay open until the statement is collected.
+    """
+
+    def close(self) -> None:
+        """Roll back what is open, then close."""
+        self.rollback()
+        super().close()
 
 
 class Database:
@@ -104,7 +118,8 @@ def _open_sqlite(url: URL) -> Database:
 
 
 def _sqlite_engine(url: URL, clock: Clock, begin: str, pragmas: Mapping[str, str], **pool: Any) -> AsyncEngine:
-    engine = _engine(url.set(drivername="sqlite+aiosqlite"), clock, connect_args={"timeout": BUSY_TIMEOUT}, **pool)
+    connect = {"timeout": BUSY_TIMEOUT, "factory": RollbackOnClose}
+    engine = _engine(url.set(drivername="sqlite+aiosqlite"), clock, connect_args=connect, **pool)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(dbapi: Any, _record: object) -> None:
