@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,15 +11,18 @@ import typer
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.cli.output import DEFAULT_DATA_DIR, DataDir, Json, instant, out, print_json
+from maquette.cli.output import DEFAULT_DATA_DIR, DataDir, Json, err, instant, out, print_json
+from maquette.core.basefolder import BrokenBase
 from maquette.core.errors import InvalidRequest
-from maquette.db.engine import open_database
+from maquette.core.registry import UnknownName
+from maquette.db.engine import UnusableDatabase, open_database
 from maquette.db.migrate import upgrade
 from maquette.server.access import service as access
 from maquette.server.bases import service as base_service
 from maquette.server.logs import configure_logs
 from maquette.server.serve import serve as serve_forever
 from maquette.server.settings import load_settings
+from maquette.storage.object_store import UnusableStorage
 
 Result = TypeVar("Result")
 
@@ -32,9 +36,10 @@ def serve(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Run the whole service until it is interrupted; prints one line when it listens."""
-    settings = load_settings(os.environ, data_dir=data_dir)
-    configure_logs(settings.log_format)
-    asyncio.run(serve_forever(settings, host, port, lambda url: print(f"listening on {url}", flush=True)))
+    with operator_errors():
+        settings = load_settings(os.environ, data_dir=data_dir)
+        configure_logs(settings.log_format)
+        asyncio.run(serve_forever(settings, host, port, lambda url: print(f"listening on {url}", flush=True)))
 
 
 @keys.command("create")
@@ -81,7 +86,9 @@ def add_base(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Register a base model."""
-    _in_transaction(data_dir, lambda conn: base_service.add(conn, name, source))
+    with operator_errors():
+        base = asyncio.run(base_service.inspect_folder(name, source))
+    _in_transaction(data_dir, lambda conn: base_service.register(conn, base))
 
 
 @bases.command("list")
@@ -111,4 +118,15 @@ def _in_transaction(data_dir: Path, work: Callable[[AsyncConnection], Awaitable[
         finally:
             await database.dispose()
 
-    return asyncio.run(run())
+    with operator_errors():
+        return asyncio.run(run())
+
+
+@contextmanager
+def operator_errors() -> Generator[None]:
+    """Turn what an operator can mend into words and exit code 1."""
+    try:
+        yield
+    except (BrokenBase, UnusableDatabase, UnusableStorage, UnknownName) as error:
+        err.print(f"[red]error[/] {error}", markup=True)
+        raise typer.Exit(1) from None

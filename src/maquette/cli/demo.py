@@ -3,8 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 from maquette.cli.contact_sheet import Row, draw_sheet
 from maquette.cli.follow import follow_with_bar
 from maquette.cli.output import err, out
+from maquette.cli.server_process import ServerProcess
 from maquette.cli.train import pictures_in, upload_all
 from maquette.client.client import Client
 from maquette.core.drawing import DrawRequest, LoraUse
@@ -42,7 +42,6 @@ PROMPTS = (
 SEEDS = (11, 12)
 DRAW_STEPS = 30
 GUIDANCE_SCALE = 4.0
-STOP_SECONDS = 20
 
 
 def demo(
@@ -53,41 +52,18 @@ def demo(
     with (
         tempfile.TemporaryDirectory(prefix="maquette-demo-") as data_dir,
         as_file(files("maquette") / "examples" / CHARACTER) as examples,
-        running_server(Path(data_dir)) as url,
+        ServerProcess(Path(data_dir)) as server,
     ):
-        api_key = maquette("keys", "create", "--tenant", "demo", "--data-dir", data_dir).strip()
-        with Client(url, api_key) as client:
+        err.print(f"server at {server.url}, data in {data_dir}")
+        api_key = server.command("keys", "create", "--tenant", "demo")
+        with Client(server.url, api_key) as client:
             weights = train(client, examples, out_dir)
-        show_list(url, api_key)
-        base = base_location(data_dir)
+        show_list(server.url, api_key)
+        base = base_location(server)
     sheet = out_dir / "before-after.png"
     draw_before_after(base, weights, sheet)
     err.print(f"the LoRA: {weights}")
     err.print(f"the same prompts and seeds without and with it: {sheet}")
-
-
-@contextmanager
-def running_server(data_dir: Path) -> Generator[str]:
-    """A server of its own on a free port; answers its address once it listens, and is stopped in the end."""
-    command = [*MAQUETTE, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_dir)]
-    log = data_dir / "server.log"
-    with (
-        log.open("w") as log_file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log_file, text=True) as server,
-    ):
-        try:
-            assert server.stdout is not None
-            greeting = server.stdout.readline()
-            if not greeting:
-                raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-            err.print(f"server {greeting.strip()}")
-            yield greeting.removeprefix("listening on ").strip()
-        finally:
-            server.terminate()
-            try:
-                server.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.kill()
 
 
 def train(client: Client, examples: Path, out_dir: Path) -> Path:
@@ -119,9 +95,9 @@ def show_list(url: str, api_key: str) -> None:
     out.print(msgspec.json.format(answer.content, indent=2).decode(), markup=False)
 
 
-def base_location(data_dir: str) -> str:
+def base_location(server: ServerProcess) -> str:
     """Where the registered base lies, as the operator's own command tells it."""
-    listed: list[dict[str, Any]] = msgspec.json.decode(maquette("bases", "list", "--json", "--data-dir", data_dir))
+    listed: list[dict[str, Any]] = msgspec.json.decode(server.command("bases", "list", "--json"))
     return next(base["location"] for base in listed if base["name"] == BASE)
 
 
@@ -163,11 +139,3 @@ def draw(base: str, folder: Path, loras: tuple[LoraUse, ...]) -> Sequence[Path]:
     command = [sys.executable, "-m", "maquette.inference", "draw", "--base", base, str(wanted), str(folder)]
     subprocess.run(command, check=True)
     return [folder / f"{index:03d}.png" for index in range(len(requests))]
-
-
-MAQUETTE = (sys.executable, "-m", "maquette")
-
-
-def maquette(*arguments: str) -> str:
-    """Run one of our own commands as a user would, and answer what it printed."""
-    return subprocess.run([*MAQUETTE, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
