@@ -14,6 +14,7 @@ from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar
 
+from maquette.bases.catalogue import BUNDLED_BASE, BUNDLED_PATH
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.db.engine import open_database
 from maquette.db.migrate import upgrade
@@ -57,8 +58,9 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
     database = open_database(settings.database)
     try:
         await upgrade(database)
+        bundled = await bases.inspect_folder(BUNDLED_BASE.name, BUNDLED_PATH)
         async with database.write() as conn:
-            await bases.register_bundled(conn)
+            await bases.register(conn, bundled)
         storage = open_storage(settings.storage)
         executor: Executor = executor_factory(settings.executor)(
             settings.data_dir / "runs",

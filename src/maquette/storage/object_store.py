@@ -32,6 +32,10 @@ STAGING_KEPT = 86_400.0
 """Seconds after which a file left in the staging area must be a dead process's."""
 
 
+class UnusableStorage(ValueError):
+    """The URL names no storage known here; the message says what to write."""
+
+
 class InvalidKey(ValueError):
     """The key is not one this storage takes; a mistake of the program, never of a user."""
 
@@ -195,7 +199,7 @@ def open_storage(url: str) -> ObjectStorage:
             names the vendors use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`, …).
 
     Raises:
-        ValueError: the URL names no storage known here.
+        UnusableStorage: the URL names no storage known here.
         OSError: a local directory can't be made.
     """
     parts = urlsplit(url)
@@ -209,7 +213,7 @@ def open_storage(url: str) -> ObjectStorage:
         case "s3" | "s3a" | "gs" | "az" | "abfs" | "abfss":
             return ObjectStorage(from_url(url, retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_FOR}))
         case _:
-            raise ValueError(
+            raise UnusableStorage(
                 f"storage URL {url!r}: give file:///dir, a path, memory://, s3://bucket/prefix, "
                 "gs://bucket/prefix or az://container/prefix"
             )
