@@ -88,7 +88,7 @@ class Rig(ABC):
             training=replace(self.training, settings=replace(self.training.settings, max_train_steps=steps)),
             base_path=str(self.base),
             pictures=self.pictures,
-            resume_from=resume,
+            resume_from=resume_from,
             device="cpu",
             checkpoint_every=CHECKPOINT_EVERY,
             output_prefix=f"tasks/{task_id}/{fence}",
@@ -357,14 +357,14 @@ async def test_resumed_attempt_goes_on_and_ends_with_the_same_bytes(
     rig: Rig, executor: Executor, trained: Trained
 ) -> None:
     checkpoint = next(ref for ref in trained.witnessed.checkpoints if ref.step < STEPS)
-    plan = rig.plan(task_id=trained.plan.task_id, fence=2, resume=checkpoint)
+    plan = rig.plan(task_id=trained.plan.task_id, fence=2, resume_from=checkpoint)
     witnessed = Witnessed(executor, await executor.launch(plan))
     last = await witnessed.until_exited()
     started = witnessed.messages[0]
     assert isinstance(started, Started)
     assert started.resumed_from == checkpoint.step
     steps = [message.step for message in witnessed.messages if isinstance(message, Step)]
-    assert steps == list(range(checkpoint.step + 1, STEPS + 1))
+    assert steps == list(range(checkpoint.step + 1, STEPS + 1)), last.log_tail
     assert last.manifest is not None
     assert trained.last.manifest is not None
     assert last.manifest.weights.sha256 == trained.last.manifest.weights.sha256
@@ -373,7 +373,7 @@ async def test_resumed_attempt_goes_on_and_ends_with_the_same_bytes(
 async def test_spoilt_checkpoint_costs_time_alone(rig: Rig, executor: Executor, trained: Trained) -> None:
     good = trained.witnessed.checkpoints[-1]
     files = (replace(good.files[0], sha256="0" * 64), *good.files[1:])
-    plan = rig.plan(resume=replace(good, files=files))
+    plan = rig.plan(resume_from=replace(good, files=files))
     witnessed = Witnessed(executor, await executor.launch(plan))
     await witnessed.until_said(Started)
     started = witnessed.messages[0]

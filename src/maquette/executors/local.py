@@ -17,6 +17,8 @@ from maquette.storage.base import Storage
 HANDLE = re.compile(r"[0-9a-z-]+/[0-9]+")
 LOOK_AGAIN = 0.1
 """Seconds between two looks at a process that was asked to end."""
+DEATH_TAKES = 5.0
+"""Seconds within which a killed process, which may hold much memory, should be gone."""
 NODE_ID = "node-id"
 TRASH = ".trash"
 
@@ -46,7 +48,7 @@ class LocalExecutor(Executor):
             OSError: `root` can't be used.
         """
         self._root = root.resolve()
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._storage = storage
         self._devices = devices
         self._settings = settings
@@ -104,6 +106,7 @@ class LocalExecutor(Executor):
         except UnknownAttempt:
             return
         await asyncio.to_thread(attempt.process.kill)
+        await _dead_within(attempt, DEATH_TAKES)
         self._attempts.pop(handle, None)
         await asyncio.to_thread(self._discard, attempt.run.root)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from maquette.core.processes import is_alive
+from maquette.core.processes import identify, is_alive
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
 MARK = "MAQUETTE_RUN_DIR"
@@ -116,7 +116,11 @@ class TrainerProcess:
 
     def _reaped(self, child: int) -> bool:
         if self.exit_code is None:
-            pid, status = os.waitpid(child, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(child, os.WNOHANG)
+            except ChildProcessError:
+                # Whoever started this server told it to ignore its children's ends: then the kernel reaps them.
+                return identify(child) is None
             if pid == child:
                 self.exit_code = os.waitstatus_to_exitcode(status)
         return self.exit_code is not None
