@@ -10,6 +10,7 @@ from typing import Self
 
 MAQUETTE = (sys.executable, "-m", "maquette")
 GREETING = "listening on "
+HOST = "127.0.0.1"
 STOP_SECONDS = 30
 
 
@@ -26,17 +27,18 @@ class ServerProcess:
         self.data_dir = data_dir
         self.log = data_dir / "server.log"
         self.url = ""
+        self._port = 0
         self._environment = os.environ | dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Start, and wait until it listens.
+        """Start, and wait until it listens; once started, it always gets the same port again.
 
         Raises:
             RuntimeError: it ended instead; the words are its log's.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [*MAQUETTE, "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(self.data_dir)]
+        command = [*MAQUETTE, "serve", "--host", HOST, "--port", str(self._port), "--data-dir", str(self.data_dir)]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment
@@ -48,6 +50,7 @@ class ServerProcess:
             self.stop()
             raise RuntimeError(f"the server did not start:\n{self.log.read_text()}")
         self.url = greeting.removeprefix(GREETING)
+        self._port = int(self.url.rpartition(":")[2])
 
     def stop(self) -> None:
         """Ask it to end, and end it if it takes too long."""

@@ -36,11 +36,10 @@ def with_expert_options(command: Any) -> Any:
 
 def _option(field: msgspec.structs.FieldInfo) -> Any:
     definition = next(choice for choice in get_args(field.type) if choice is not msgspec.UnsetType)
-    kind, *metas = get_args(definition) or (definition,)
-    meta: Any = metas[0] if metas else msgspec.Meta(title=field.name.replace("_", " ").capitalize())
+    kind, meta = get_args(definition)
     numeric = kind in {int, float}
     option = typer.Option(
-        help=meta.description or meta.title,
+        help=meta.description,
         min=meta.ge if numeric else None,
         max=meta.le if numeric else None,
         show_default=False,

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from maquette.client.records import Asset, Task, TaskDetail, TaskPage
+from maquette.client.records import Asset, EventPage, Task, TaskDetail, TaskPage
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.files import CHUNK, atomic_file
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
@@ -125,6 +125,17 @@ class Client:
     def raw_task(self, task_id: str) -> dict[str, Any]:
         """The same as the server's own JSON object."""
         return self._call("GET", f"/v3/training/{task_id}", dict[str, Any])
+
+    def events(self, task_id: str) -> Iterator[dict[str, Any]]:
+        """A task's history, oldest first."""
+        after = 0
+        while True:
+            query = {"after": str(after)}
+            page = self._call("GET", f"/v3/training/{task_id}/events", EventPage, params=query)
+            if not page.events:
+                return
+            yield from page.events
+            after = page.events[-1]["number"]
 
     def cancel(self, task_id: str) -> None:
         """Ask for a task to be cancelled; it is when its status says so."""

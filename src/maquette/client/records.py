@@ -73,3 +73,9 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether the status will never change again."""
         return self.task_status in ENDED
+
+
+class EventPage(Struct, frozen=True):
+    """Part of a task's history: objects with `number`, `kind`, `data` and `created_at`."""
+
+    events: list[dict[str, Any]]

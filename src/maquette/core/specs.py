@@ -55,6 +55,10 @@ MaxTrainSteps = Annotated[
 Seed = Annotated[
     int, Meta(ge=1, le=MAX_SEED, title="Seed", description="Seeds every random source; drawn and recorded if absent.")
 ]
+Schedule = Annotated[
+    LrScheduler,
+    Meta(title="Learning-rate schedule", description="How the rate goes from its peak to the end of training."),
+]
 Warmup = Annotated[
     int,
     Meta(
@@ -117,7 +121,7 @@ class ExpertSetting(Struct, frozen=True, omit_defaults=True):
     learning_rate: LearningRate | UnsetType = UNSET
     max_train_steps: MaxTrainSteps | UnsetType = UNSET
     seed: Seed | UnsetType = UNSET
-    lr_scheduler: LrScheduler | UnsetType = UNSET
+    lr_scheduler: Schedule | UnsetType = UNSET
     lr_warmup_steps: Warmup | UnsetType = UNSET
     instance_prompt: InstancePrompt | UnsetType = UNSET
     class_prompt: ClassPrompt | UnsetType = UNSET
@@ -137,7 +141,7 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     learning_rate: LearningRate
     max_train_steps: MaxTrainSteps
     seed: Seed
-    lr_scheduler: LrScheduler
+    lr_scheduler: Schedule
     lr_warmup_steps: Warmup
     instance_prompt: InstancePrompt
     class_prompt: ClassPrompt

@@ -1,0 +1,53 @@
+"""A real server with real trainers, as `maquette serve` runs it, on the bundled base."""
+
+import os
+from collections.abc import Generator
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+
+from maquette.cli.server_process import ServerProcess
+from maquette.client.client import Client
+from maquette.core.specs import DatasetItem, ExpertSetting
+
+CHECKPOINT_EVERY = 5
+SETTING = ExpertSetting(max_train_steps=24, seed=7, learning_rate=1e-3, lora_r=4, instance_prompt="ohwx creature")
+SIDE = 128
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Generator[list[Path]]:
+    """Three pictures of the example character."""
+    with as_file(files("maquette") / "examples" / "pelu") as folder:
+        yield [folder / f"0{number}.png" for number in (1, 2, 3)]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]:
+    settings = {"MAQUETTE_CHECKPOINT_EVERY": str(CHECKPOINT_EVERY), "OMP_WAIT_POLICY": "PASSIVE"}
+    with ServerProcess(tmp_path_factory.mktemp("server") / "data", settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def api_key(server: ServerProcess) -> str:
+    return server.command("keys", "create", "--tenant", "e2e")
+
+
+@pytest.fixture(scope="session")
+def client(server: ServerProcess, api_key: str) -> Generator[Client]:
+    with Client(server.url, api_key) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def items(client: Client, pictures: list[Path]) -> list[DatasetItem]:
+    """The uploaded pictures. Tasks on the same ones with the same settings must end in the same bytes."""
+    return [DatasetItem(client.upload(picture)) for picture in pictures]
+
+
+@pytest.fixture
+def user_environment(server: ServerProcess, api_key: str) -> dict[str, str]:
+    """What a user of the command line has in the environment."""
+    return os.environ | {"MAQUETTE_URL": server.url, "MAQUETTE_API_KEY": api_key}

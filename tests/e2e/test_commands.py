@@ -1,0 +1,107 @@
+"""The command line as a user runs it."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from maquette.cli.server_process import MAQUETTE, ServerProcess
+from maquette.core.specs import ExpertSetting
+
+pytestmark = pytest.mark.torch
+
+TRAIN_OPTIONS = ("--base", "maquette-tiny", "--width", "128", "--height", "128", "--seed", "7", "--lora-r", "4")
+
+
+def maquette(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*MAQUETTE, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture
+def folder(pictures: list[Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for picture in pictures:
+        shutil.copy(picture, folder)
+    (folder / "01.txt").write_text("ohwx creature with a scarf")
+    return folder
+
+
+def test_train_outlives_a_restart_of_the_server_and_saves_the_lora(
+    server: ServerProcess, user_environment: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "loras"
+    arguments = ("train", str(folder), "--name", "cat", *TRAIN_OPTIONS, "--max-train-steps", "20")
+    with subprocess.Popen(
+        [*MAQUETTE, *arguments, "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=user_environment,
+    ) as training:
+        assert training.stderr is not None
+        while "task " not in training.stderr.readline():
+            assert training.poll() is None
+        server.kill()
+        time.sleep(1)
+        server.start()
+        stdout, stderr = training.communicate(timeout=180)
+    assert training.returncode == 0, stderr
+    (saved,) = output.iterdir()
+    assert stdout.strip() == str(saved)
+    assert saved.name.startswith("model_")
+    assert saved.suffix == ".safetensors"
+
+    listed = json.loads(maquette(user_environment, "list", "--json", "--limit", "1").stdout)
+    assert listed[0]["models"][0]["model_name"] == saved.name
+    shown = maquette(user_environment, "show", listed[0]["task_id"])
+    assert shown.returncode == 0
+    assert "SUCCESS" in shown.stdout
+
+
+def test_a_task_can_be_started_watched_and_cancelled(user_environment: dict[str, str], folder: Path) -> None:
+    started = maquette(
+        user_environment, "train", str(folder), "--name", "dog", *TRAIN_OPTIONS, "--max-train-steps", "2000", "--detach"
+    )
+    task_id = started.stdout.strip()
+    assert maquette(user_environment, "cancel", task_id).returncode == 0
+    watched = maquette(user_environment, "watch", task_id)
+    assert watched.returncode == 1
+    assert "CANCELED" in watched.stdout
+
+
+def test_errors_are_words_and_a_stable_reason(user_environment: dict[str, str], folder: Path) -> None:
+    refused = maquette(user_environment, "train", str(folder), "--name", "x", "--base", "no-such-base")
+    assert refused.returncode == 1
+    assert "INVALID_REQUEST_BODY" in refused.stderr
+    assert "maquette-tiny" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    stranger = user_environment | {"MAQUETTE_API_KEY": "mq_nobody"}
+    assert "INVALID_API_KEY" in maquette(stranger, "list").stderr
+    nobody = {name: value for name, value in user_environment.items() if name != "MAQUETTE_API_KEY"}
+    assert "MAQUETTE_API_KEY" in maquette(nobody, "list").stderr
+
+
+def test_a_second_server_on_the_same_data_is_refused(server: ServerProcess) -> None:
+    second = ServerProcess(server.data_dir)
+    with pytest.raises(RuntimeError, match="another server runs on"):
+        second.start()
+
+
+def test_every_expert_setting_is_an_option(user_environment: dict[str, str]) -> None:
+    shown = maquette(user_environment | {"COLUMNS": "200"}, "train", "--help").stdout
+    for name in ExpertSetting.__struct_fields__:
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_a_revoked_key_opens_nothing(server: ServerProcess, user_environment: dict[str, str]) -> None:
+    key = server.command("keys", "create", "--tenant", "shortlived")
+    holder = user_environment | {"MAQUETTE_API_KEY": key}
+    assert maquette(holder, "list").returncode == 0
+    listed = json.loads(server.command("keys", "list", "--json"))
+    (lookup,) = (found["lookup"] for found in listed if found["tenant"] == "shortlived")
+    server.command("keys", "revoke", lookup)
+    assert "INVALID_API_KEY" in maquette(holder, "list").stderr

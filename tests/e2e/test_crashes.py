@@ -1,0 +1,116 @@
+"""Processes are killed in the middle of a training; every task ends in SUCCESS by itself, with the same bytes."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from maquette.cli.server_process import ServerProcess
+from maquette.client.client import Client
+from maquette.client.records import TaskDetail
+from maquette.core.rundir import ProcessRecord, RunDirectory
+from maquette.core.specs import DatasetItem, TaskType
+
+from .conftest import CHECKPOINT_EVERY, SETTING, SIDE
+
+pytestmark = pytest.mark.torch
+
+PATIENCE = 180
+
+
+def start(client: Client, items: list[DatasetItem], name: str) -> str:
+    return client.create_training(
+        TaskType.SUBJECT,
+        name=name,
+        base_model="maquette-tiny",
+        width=SIDE,
+        height=SIDE,
+        items=items,
+        expert_setting=SETTING,
+    )
+
+
+def until(client: Client, task_id: str, condition: Callable[[TaskDetail], bool]) -> TaskDetail:
+    deadline = time.monotonic() + PATIENCE
+    while not condition(task := client.task(task_id)):
+        assert not task.ended, f"ended before that: {task}"
+        assert time.monotonic() < deadline, f"still {task}"
+        time.sleep(0.1)
+    return task
+
+
+def trainer(server: ServerProcess, task_id: str, fence: int) -> int:
+    """Process id of an attempt's trainer."""
+    run = RunDirectory(server.data_dir / "runs" / task_id / str(fence))
+    record = run.read(run.process, ProcessRecord)
+    assert record is not None
+    return record.pid
+
+
+def succeeded(client: Client, task_id: str, folder: Path) -> bytes:
+    *_, task = client.follow(task_id)
+    assert task.task_status == "SUCCESS", task
+    target = folder / task.models[0].model_name
+    client.save_weights(task_id, target)
+    return target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(client: Client, items: list[DatasetItem], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The LoRA of a run that nobody disturbs."""
+    return succeeded(client, start(client, items, "undisturbed"), tmp_path_factory.mktemp("undisturbed"))
+
+
+def resumed_from(client: Client, task_id: str) -> list[int | None]:
+    return [event["data"]["resumed_from"] for event in client.events(task_id) if event["kind"] == "started"]
+
+
+def test_a_killed_trainer_is_resumed_to_the_same_bytes(
+    server: ServerProcess, client: Client, items: list[DatasetItem], undisturbed: bytes, tmp_path: Path
+) -> None:
+    task_id = start(client, items, "killed trainer")
+    until(client, task_id, lambda task: task.step > CHECKPOINT_EVERY + 1)
+    os.killpg(trainer(server, task_id, 1), signal.SIGKILL)
+    assert succeeded(client, task_id, tmp_path) == undisturbed
+    first, second = resumed_from(client, task_id)
+    assert first is None
+    assert second is not None
+    assert second >= CHECKPOINT_EVERY
+
+
+def test_a_killed_server_goes_on_after_its_restart(
+    server: ServerProcess, client: Client, items: list[DatasetItem], undisturbed: bytes, tmp_path: Path
+) -> None:
+    task_id = start(client, items, "killed server")
+    until(client, task_id, lambda task: task.step > 2)
+    pid = trainer(server, task_id, 1)
+    server.kill()
+    os.kill(pid, 0)  # the trainer lives on
+    server.start()
+    assert succeeded(client, task_id, tmp_path) == undisturbed
+    assert resumed_from(client, task_id) == [None], "the running attempt was not adopted"
+
+
+def test_server_and_trainer_killed_together_resume_after_the_restart(
+    server: ServerProcess, client: Client, items: list[DatasetItem], undisturbed: bytes, tmp_path: Path
+) -> None:
+    task_id = start(client, items, "power cut")
+    until(client, task_id, lambda task: task.step > CHECKPOINT_EVERY + 1)
+    pid = trainer(server, task_id, 1)
+    server.kill()
+    os.killpg(pid, signal.SIGKILL)
+    server.start()
+    assert succeeded(client, task_id, tmp_path) == undisturbed
+    assert len(resumed_from(client, task_id)) == 2
+
+
+def test_the_lora_says_what_it_was_made_from(undisturbed: bytes) -> None:
+    length = int.from_bytes(undisturbed[:8], "little")
+    metadata = msgspec.json.decode(undisturbed[8 : 8 + length], type=dict[str, msgspec.Raw])["__metadata__"]
+    text = bytes(metadata).decode()
+    assert "maquette-tiny" in text
+    assert "ohwx creature" in text
