@@ -79,7 +79,9 @@ class Settings(Struct, frozen=True, kw_only=True):
             " `auto` is every NVIDIA device of the machine, or its CPU where there is none."
         ),
     ] = "auto"
-    trainer_threads: Annotated[int, Meta(ge=1, description="CPU threads of one training.")] = os.cpu_count() or 1
+    trainer_threads: Annotated[
+        int, Meta(ge=1, description="CPU threads of one training.", extra={"default": "the number of cores"})
+    ] = os.cpu_count() or 1
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
@@ -94,29 +96,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds between two looks at the queue and at running trainings.")
     ] = 0.5
     reap_interval: Annotated[float, Meta(gt=0, description="Seconds between two rounds of clearing up.")] = 60.0
-    executor: Annotated[str, Meta(description="Where trainings run: `local` is this machine.")] = "local"
-    devices: Annotated[
-        str,
-        Meta(
-            description="Devices that trainings may take, one each, as a list such as `cuda:0,cuda:2`;"
-            " `auto` is every NVIDIA device, or the CPU where there is none."
-        ),
-    ] = "auto"
-    trainer_threads: Annotated[
-        int, Meta(ge=1, description="Computing threads of one trainer; a resumed training needs the same to end alike.")
-    ] = 2
-    checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between checkpoints.")] = 100
-    task_deadline: Annotated[
-        float, Meta(gt=0, description="Seconds after its creation by which a task must have ended, or it fails.")
-    ] = 172_800.0
-    stop_grace: Annotated[
-        float, Meta(gt=0, description="Seconds that a trainer is given to stop by itself before it is killed.")
-    ] = 30.0
-    abandon_after: Annotated[
-        float, Meta(gt=0, description="Seconds without a sign of the server after which a trainer stops by itself.")
-    ] = 600.0
-    loop_interval: Annotated[float, Meta(gt=0, description="Seconds between looks at running trainings.")] = 0.25
-    reap_interval: Annotated[float, Meta(gt=0, description="Seconds between looks for lost and left ones.")] = 10.0
     log_format: Annotated[LogFormat, Meta(description="`console` for people, `json` for machines.")] = LogFormat.CONSOLE
 
     @property
@@ -159,7 +138,7 @@ def variable(name: str) -> str:
 def settings_table() -> str:
     """Every setting with its default and meaning, as a Markdown table."""
     rows = [
-        f"| `{variable(field.name)}` | {f'`{field.default}`' if str(field.default) else 'empty'} | {_meaning(field)} |"
+        f"| `{variable(field.name)}` | {_default(field)} | {_meta(field).description} |"
         for field in msgspec.structs.fields(Settings)
     ]
     return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
@@ -169,9 +148,18 @@ def _read(field: msgspec.structs.FieldInfo, given: object) -> Any:
     try:
         return msgspec.convert(given, field.type, strict=False, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        raise InvalidRequest(variable(field.name), f"{given!r} can't be used: {error}. {_meaning(field)}") from None
+        raise InvalidRequest(
+            variable(field.name), f"{given!r} can't be used: {error}. {_meta(field).description}"
+        ) from None
 
 
-def _meaning(field: msgspec.structs.FieldInfo) -> str:
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    """In words where the default depends on the machine."""
+    if words := (_meta(field).extra or {}).get("default"):
+        return words
+    return f"`{field.default}`" if str(field.default) else "empty"
+
+
+def _meta(field: msgspec.structs.FieldInfo) -> Meta:
     (meta,) = field.type.__metadata__
-    return meta.description
+    return meta

@@ -1,10 +1,17 @@
 """What the training slice asks of the database. Every query takes the tenant."""
 
+from collections.abc import Sequence
+
+import msgspec
 from msgspec import Struct
-from sqlalchemy import and_, select
+from sqlalchemy import and_, bindparam, func, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.db.tables import models, tasks
+from maquette.core.ids import new_id
+from maquette.core.lifecycle import TaskStatus
+from maquette.core.specs import TrainingSpec
+from maquette.db.now import now_sql
+from maquette.db.tables import attempts, dataset_items, datasets, models, tasks
 
 
 class TaskRow(Struct, frozen=True, kw_only=True):
@@ -57,3 +64,111 @@ async def list_page(
     if task_type is not None:
         query = query.where(tasks.c.task_type == task_type)
     return [TaskRow(**row) for row in (await conn.execute(query)).mappings()]
+
+
+class TaskRecord(Struct, frozen=True, kw_only=True):
+    """A task with its model; instants in Unix seconds."""
+
+    id: str
+    name: str
+    task_type: str
+    status: TaskStatus
+    reason: str
+    message: str
+    spec: TrainingSpec
+    not_before: float
+    cancel_requested_at: float | None
+    step: int
+    total_steps: int
+    eta_seconds: int
+    created_at: float
+    finished_at: float | None
+    model_name: str | None
+    model_status: str | None
+    model_object_key: str | None
+
+
+class DatasetItemRow(Struct, frozen=True):
+    """One picture of a dataset: the asset it came from, its sealed object, and its own caption."""
+
+    asset_id: str
+    object_key: str
+    caption: str | None
+
+
+class AttemptRecord(Struct, frozen=True, kw_only=True):
+    """One execution of a task; instants in Unix seconds."""
+
+    fence: int
+    device: str
+    started_at: float
+    ended_at: float | None
+    reason: str | None
+
+
+_RECORD = (
+    select(
+        *(tasks.c[field] for field in TaskRecord.__struct_fields__ if not field.startswith("model_")),
+        models.c.name.label("model_name"),
+        models.c.status.label("model_status"),
+        models.c.object_key.label("model_object_key"),
+    )
+    .outerjoin_from(tasks, models, and_(models.c.task_id == tasks.c.id, models.c.tenant_id == tasks.c.tenant_id))
+    .where(tasks.c.tenant_id == bindparam("tenant_id"), tasks.c.id == bindparam("task_id"))
+)
+
+
+async def find(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskRecord | None:
+    """A tenant's task."""
+    rows = await conn.execute(_RECORD, {"tenant_id": tenant_id, "task_id": task_id})
+    row = rows.mappings().one_or_none()
+    return msgspec.convert(row, TaskRecord) if row else None
+
+
+async def list_attempts(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[AttemptRecord]:
+    """A task's executions, oldest first."""
+    rows = await conn.execute(
+        select(*(attempts.c[field] for field in AttemptRecord.__struct_fields__))
+        .where(attempts.c.tenant_id == tenant_id, attempts.c.task_id == task_id)
+        .order_by(attempts.c.fence)
+    )
+    return [AttemptRecord(**row) for row in rows.mappings()]
+
+
+async def count_ahead(conn: AsyncConnection, task: TaskRecord) -> int:
+    """How many waiting tasks, of any tenant, are dispatched before this one once their back-off is over."""
+    earlier = tuple_(tasks.c.created_at, tasks.c.id) < tuple_(literal(task.created_at), literal(task.id))
+    query = select(func.count()).select_from(tasks).where(tasks.c.status == TaskStatus.QUEUING, earlier)
+    return (await conn.execute(query)).scalar_one()
+
+
+async def add_dataset(conn: AsyncConnection, tenant_id: str, items: Sequence[DatasetItemRow]) -> str:
+    """Insert an ordered, immutable set of pictures; answers its id."""
+    dataset_id = new_id()
+    await conn.execute(insert(datasets).values(id=dataset_id, tenant_id=tenant_id, created_at=now_sql(conn)))
+    rows = [
+        {"dataset_id": dataset_id, "position": position, **msgspec.structs.asdict(item)}
+        for position, item in enumerate(items)
+    ]
+    await conn.execute(insert(dataset_items), rows)
+    return dataset_id
+
+
+async def request_cancel(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskStatus | None:
+    """Store that the owner wants a task to end; answers its status, or None where it has ended or does not exist.
+
+    The row stays locked until the transaction ends, so that status still holds for what follows. Asking again keeps
+    the first moment.
+    """
+    statement = (
+        update(tasks)
+        .where(
+            tasks.c.tenant_id == tenant_id,
+            tasks.c.id == task_id,
+            tasks.c.status.in_([TaskStatus.QUEUING, TaskStatus.TRAINING]),
+        )
+        .values(cancel_requested_at=func.coalesce(tasks.c.cancel_requested_at, now_sql(conn)))
+        .returning(tasks.c.status)
+    )
+    status = (await conn.execute(statement)).scalar_one_or_none()
+    return TaskStatus(status) if status else None

@@ -1,0 +1,70 @@
+"""The composition root: which routes there are, who may call them, and what they are given."""
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+
+from maquette.db.engine import Database
+from maquette.server.access.middleware import KeyRequired, tenant_of
+from maquette.server.assets import routes as assets
+from maquette.server.health import healthz, readyz
+from maquette.server.http_errors import EXCEPTION_HANDLERS
+from maquette.server.openapi import openapi_config, openapi_json
+from maquette.server.queries import DottedQueries
+from maquette.server.settings import Settings
+from maquette.server.signing import open_signer
+from maquette.server.training import routes as training
+from maquette.storage.base import Storage
+
+OPEN: list[ControllerRouterHandler] = [healthz, readyz, openapi_json]
+"""Routes for everybody."""
+
+SIGNED: list[ControllerRouterHandler] = [assets.receive_upload]
+"""Routes whose address is the permission."""
+
+KEYED: list[ControllerRouterHandler] = [
+    assets.create_asset,
+    training.create_subject,
+    training.create_style,
+    training.task_status,
+    training.list_tasks,
+    training.task_detail,
+    training.cancel_task,
+    training.task_events,
+    training.task_weights,
+]
+"""Routes that need an API key, under `/v3`; known clients leave the prefix out here and there, so it is optional."""
+
+
+def create_app(settings: Settings, database: Database, storage: Storage) -> Litestar:
+    """The API as an ASGI application. Opening, migrating and closing what it is given is the caller's part."""
+    return Litestar(
+        [*OPEN, *SIGNED, _keyed("/v3", settings), _keyed("/", settings, include_in_schema=False)],
+        dependencies={
+            "settings": _constant(settings),
+            "database": _constant(database),
+            "storage": _constant(storage),
+            "signer": _constant(open_signer(settings)),
+        },
+        state=State({"database": database}, deep_copy=False),
+        middleware=[DottedQueries()],
+        exception_handlers=EXCEPTION_HANDLERS,
+        openapi_config=openapi_config(),
+        logging_config=None,
+    )
+
+
+def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> Router:
+    return Router(
+        path,
+        route_handlers=KEYED,
+        middleware=[KeyRequired],
+        dependencies={"tenant_id": Provide(tenant_of, sync_to_thread=False)},
+        request_max_body_size=settings.max_body_bytes,
+        include_in_schema=include_in_schema,
+    )
+
+
+def _constant(value: object) -> Provide:
+    return Provide(lambda: value, use_cache=True, sync_to_thread=False)

@@ -1,0 +1,62 @@
+"""Calls about uploads."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from litestar import Request, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
+
+from maquette.db.engine import Database
+from maquette.db.now import now
+from maquette.server.assets import service
+from maquette.server.assets.schemas import HeaderValues, UploadAddress, UploadBody, UploadRequest
+from maquette.server.http_errors import ERRORS
+from maquette.server.settings import Settings
+from maquette.server.signing import Signer
+from maquette.storage.base import Storage
+
+
+@post("/assets/training_dataset", dto=UploadBody, return_dto=None, status_code=200, responses=ERRORS)
+async def create_asset(
+    request: Request[str, Any, Any],
+    tenant_id: NamedDependency[str],
+    data: JSONBody[UploadRequest],
+    database: NamedDependency[Database],
+    signer: NamedDependency[Signer],
+    settings: NamedDependency[Settings],
+) -> UploadAddress:
+    """Ask for an address to upload one picture to."""
+    async with database.write() as conn:
+        asset = await service.create(conn, signer, tenant_id, data.file_extension, settings.upload_ttl)
+    base = (settings.public_url or str(request.base_url)).rstrip("/")
+    return UploadAddress(
+        assets_id=asset.id,
+        upload_url=base + asset.upload_path,
+        method="PUT",
+        headers={"Host": HeaderValues([urlsplit(base).netloc])},
+    )
+
+
+@put("/uploads/{owner:str}/{name:str}", status_code=200, request_max_body_size=None, responses=ERRORS)
+async def receive_upload(
+    request: Request[Any, Any, Any],
+    owner: FromPath[str],
+    name: FromPath[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    signer: NamedDependency[Signer],
+    settings: NamedDependency[Settings],
+    expires: FromQuery[str] = "",
+    signature: FromQuery[str] = "",
+) -> None:
+    """Send a picture's bytes as the body; the address itself is the permission. May be repeated until it expires."""
+    async with database.read() as conn:
+        signer.check("PUT", f"/uploads/{owner}/{name}", expires, signature, await now(conn))
+    settings.picture_limits.check_bytes(request.content_length or 0)
+    asset_id = name.partition(".")[0]
+    stored = await service.store(storage, owner, asset_id, request.stream(), settings.picture_limits)
+    async with database.write() as conn:
+        replaced = await service.record(conn, owner, asset_id, stored)
+    if replaced:
+        await storage.delete(replaced)

@@ -1,0 +1,139 @@
+"""Every error's way to the wire: the envelope `{code, reason, message, metadata}`, whatever went wrong."""
+
+from typing import Annotated, Any
+
+import structlog
+from litestar import Request, Response
+from litestar.enums import ParamType
+from litestar.exceptions import (
+    ClientException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.openapi import ResponseSpec
+from litestar.params import ParameterKwarg
+from litestar.types import ExceptionHandlersMap
+from litestar.typing import FieldDefinition
+from msgspec import Meta, Struct, inspect
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
+from maquette.server.requirements import requirement, shown
+from maquette.storage.base import StorageFailed
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+Connection = Request[Any, Any, Any]
+
+
+class ErrorBody(Struct, frozen=True):
+    """What every error answers with.
+
+    Attributes:
+        code: the HTTP status.
+        reason: machine-readable name, stable.
+        message: human words.
+        metadata: further facts as strings, usually empty.
+    """
+
+    code: int
+    reason: ErrorReason
+    message: str
+    metadata: dict[str, str]
+
+
+ERRORS = {
+    status: ResponseSpec(ErrorBody, description=words, generate_examples=False)
+    for status, words in {
+        400: "A field, a parameter or a picture breaks its rule.",
+        403: "The API key or the upload address is not good.",
+        404: "No such call, or no such task of this tenant.",
+        409: "The task's status does not allow it.",
+        503: "Database or storage can't be reached; try again shortly.",
+    }.items()
+}
+"""Every call's errors, for the API schema."""
+
+
+def answer(error: MaquetteError, headers: dict[str, str] | None = None) -> Response[ErrorBody]:
+    """The envelope of an error."""
+    body = ErrorBody(error.status, error.reason, error.message, error.metadata)
+    return Response(body, status_code=error.status, headers=headers)
+
+
+def _known(_request: Connection, error: MaquetteError) -> Response[ErrorBody]:
+    return answer(error)
+
+
+def _unknown_route(_request: Connection, _error: NotFoundException) -> Response[ErrorBody]:
+    return answer(MaquetteError(ErrorReason.API_NOT_FOUND, "no such API; /openapi.json lists them"))
+
+
+def _wrong_method(request: Connection, error: MethodNotAllowedException) -> Response[ErrorBody]:
+    refusal = MaquetteError(ErrorReason.METHOD_NOT_ALLOWED, f"{request.method} is not allowed here")
+    return answer(refusal, error.headers)
+
+
+def _invalid_parameter(request: Connection, error: ValidationException) -> Response[ErrorBody]:
+    """The first bad parameter, under its name on the wire instead of the handler's."""
+    problem: dict[str, str] = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    for field in request.route_handler.parsed_fn_signature.parameters.values():
+        rule = field.kwarg_definition
+        if isinstance(rule, ParameterKwarg) and (field.name == problem.get("key") or _is_missing(request, field, rule)):
+            return answer(_parameter_refusal(request, field, rule))
+    return answer(InvalidRequest("body", "is required; send a JSON object"))
+
+
+def _is_missing(request: Connection, field: FieldDefinition, rule: ParameterKwarg) -> bool:
+    return rule.param_type == ParamType.QUERY and not field.has_default and rule.name not in request.query_params
+
+
+def _parameter_refusal(request: Connection, field: FieldDefinition, rule: ParameterKwarg) -> InvalidRequest:
+    name = rule.name or field.name
+    bounds = Meta(ge=rule.ge, le=rule.le)
+    kind = inspect.type_info(Annotated[field.annotation, bounds] if rule.ge is not None else field.annotation)
+    if name not in request.query_params:
+        return InvalidRequest(name, f"is required; it {requirement(kind)}")
+    return InvalidRequest(name, f"{requirement(kind)}, got {shown(request.query_params[name])}")
+
+
+def _too_large(request: Connection, _error: RequestEntityTooLarge) -> Response[ErrorBody]:
+    return answer(
+        InvalidRequest("body", f"must be at most {request.route_handler.resolve_request_max_body_size()} bytes")
+    )
+
+
+def _client_mistake(_request: Connection, error: ClientException) -> Response[ErrorBody]:
+    return answer(InvalidRequest("request", error.detail))
+
+
+def _backend_away(request: Connection, error: Exception) -> Response[ErrorBody]:
+    log.error("backend unavailable", method=request.method, path=request.url.path, exc_info=error)
+    unavailable = MaquetteError(
+        ErrorReason.SERVICE_UNAVAILABLE, "the database or the storage can't be reached; try again shortly"
+    )
+    return answer(unavailable, {"Retry-After": "5"})
+
+
+def _defect(request: Connection, error: Exception) -> Response[ErrorBody]:
+    log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    return answer(MaquetteError(ErrorReason.INTERNAL_ERROR, "internal error; the server's log has the details"))
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    MaquetteError: _known,
+    NotFoundException: _unknown_route,
+    MethodNotAllowedException: _wrong_method,
+    ValidationException: _invalid_parameter,
+    RequestEntityTooLarge: _too_large,
+    ClientException: _client_mistake,
+    OperationalError: _backend_away,
+    InterfaceError: _backend_away,
+    PoolTimeoutError: _backend_away,
+    ConnectionError: _backend_away,
+    StorageFailed: _backend_away,
+    Exception: _defect,
+}
+"""The most specific class of an error decides."""

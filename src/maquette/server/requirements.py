@@ -1,0 +1,107 @@
+"""What a type asks of a value, in words, so that an error can name the field, the limit and the fix."""
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from maquette.core.errors import InvalidRequest
+
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
+_STEP = re.compile(r"[^.\[\]]+")
+_SHOWN = 60
+
+
+def refusal(error: msgspec.ValidationError, data: object, kind: Any) -> InvalidRequest:
+    """Say in the wire's own words why `data` is no `kind`; `error` is what msgspec said of it."""
+    path, problem = _split(str(error))
+    if missing := _MISSING.search(problem):
+        field = f"{path}.{missing['name']}".lstrip(".")
+        return InvalidRequest(field, f"is required; it {requirement(_type_at(kind, field))}")
+    wanted = requirement(_type_at(kind, path), mistyped=", got `" in problem)
+    return InvalidRequest(path or "body", f"{wanted}, got {shown(_value_at(data, path))}")
+
+
+def requirement(kind: inspect.Type, *, mistyped: bool = True) -> str:
+    """What a value of this type must be, e.g. "must be a whole number between 4 and 128".
+
+    Where the value is not `mistyped`, its kind goes without saying: "must be between 4 and 128".
+    """
+    return f"must be {_description(kind, mistyped=mistyped)}"
+
+
+def shown(value: object) -> str:
+    """A refused value in few words, as JSON where it is short."""
+    match value:
+        case list():
+            return f"{len(value)} items"
+        case dict():
+            return "an object"
+        case str() if len(value) > _SHOWN:
+            return f"{len(value)} characters"
+        case _:
+            return msgspec.json.encode(value).decode()
+
+
+def _description(kind: inspect.Type, *, mistyped: bool) -> str:
+    match kind:
+        case inspect.IntType() | inspect.FloatType():
+            noun = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+            return f"{noun} {_bounds(kind)}".strip() if mistyped else _bounds(kind)
+        case inspect.StrType() | inspect.CollectionType():
+            noun, unit = ("a string", "characters") if isinstance(kind, inspect.StrType) else ("a list", "items")
+            return f"{noun} {_length(kind, unit)}".strip()
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.EnumType():
+            return f"one of {', '.join(member.value for member in kind.cls)}"
+        case inspect.UnionType():
+            parts = [part for part in kind.types if not isinstance(part, inspect.NoneType)]
+            return " or ".join(_description(part, mistyped=mistyped) for part in parts)
+        case _:
+            return "an object"
+
+
+def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    if kind.ge is not None and kind.le is not None:
+        return f"between {kind.ge} and {kind.le}"
+    limits = {"above": kind.gt, "at least": kind.ge, "below": kind.lt, "at most": kind.le}
+    return " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
+
+
+def _length(kind: inspect.StrType | inspect.CollectionType, unit: str) -> str:
+    if kind.max_length is None:
+        return f"of at least {kind.min_length} {unit}" if kind.min_length else ""
+    return f"of {kind.min_length or 0} to {kind.max_length} {unit}"
+
+
+def _split(message: str) -> tuple[str, str]:
+    found = _PATH.search(message)
+    return (found["path"], message[: found.start()]) if found else ("", message)
+
+
+def _type_at(kind: Any, path: str) -> inspect.Type:
+    found = _peeled(inspect.type_info(kind))
+    for step in _STEP.findall(path):
+        match found:
+            case inspect.StructType():
+                found = _peeled(next(field.type for field in found.fields if field.encode_name == step))
+            case inspect.CollectionType():
+                found = _peeled(found.item_type)
+            case _:
+                return found
+    return found
+
+
+def _peeled(kind: inspect.Type) -> inspect.Type:
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    return kind
+
+
+def _value_at(data: Any, path: str) -> object:
+    for step in _STEP.findall(path):
+        data = data[int(step)] if isinstance(data, list) else data[step]
+    return data

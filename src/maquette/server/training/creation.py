@@ -1,0 +1,115 @@
+"""A new training task, in three breaths: draft it from what is there, seal its pictures, insert it.
+
+Whatever is wrong with a request shows in the draft, before anything has been written.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maquette.core.errors import InvalidRequest
+from maquette.core.ids import new_task_id
+from maquette.core.specs import (
+    MAX_SEED,
+    DatasetItem,
+    Picture,
+    TaskType,
+    TrainingRequest,
+    TrainingSpec,
+    resolve,
+)
+from maquette.db.move import create_task
+from maquette.families.registry import load_spec
+from maquette.server.assets import service as assets
+from maquette.server.assets.service import SealedAsset, UploadedAsset
+from maquette.server.bases import service as bases
+from maquette.server.settings import Settings
+from maquette.server.training import repository
+from maquette.server.training.repository import DatasetItemRow
+
+
+class Draft(Struct, frozen=True):
+    """A task that could be created: what it is called, what it runs with, and its pictures in order."""
+
+    name: str
+    spec: TrainingSpec
+    pictures: tuple[UploadedAsset, ...]
+
+
+async def draft(
+    conn: AsyncConnection, settings: Settings, tenant_id: str, task_type: TaskType, request: TrainingRequest
+) -> Draft:
+    """Check a request against what is there, and fill in every default.
+
+    Raises:
+        InvalidRequest: the message names the field.
+    """
+    base = await bases.pin(conn, request.base_model)
+    pictures = await _pictures(conn, settings, tenant_id, request.image_dataset_items)
+    spec = resolve(
+        request,
+        task_type=task_type,
+        base=base,
+        pictures=[
+            _picture(*numbered) for numbered in enumerate(zip(pictures, request.image_dataset_items, strict=True))
+        ],
+        defaults=load_spec(base.family).defaults,
+        draw_seed=lambda: secrets.randbelow(MAX_SEED) + 1,
+    )
+    return Draft(request.name, _within_steps(spec, request, settings.max_train_steps), tuple(pictures))
+
+
+async def create(conn: AsyncConnection, tenant_id: str, draft: Draft, sealed: Sequence[SealedAsset]) -> str:
+    """Insert the task, its dataset and its first event; answers its id."""
+    keys = {one.asset.id: one.key for one in sealed}
+    items = [
+        DatasetItemRow(asset.id, keys[asset.id], picture.caption)
+        for asset, picture in zip(draft.pictures, draft.spec.pictures, strict=True)
+    ]
+    await assets.remember_sealed(conn, tenant_id, sealed)
+    dataset_id = await repository.add_dataset(conn, tenant_id, items)
+    task_id = new_task_id()
+    await create_task(
+        conn, tenant_id=tenant_id, task_id=task_id, name=draft.name, dataset_id=dataset_id, spec=draft.spec
+    )
+    return task_id
+
+
+async def _pictures(
+    conn: AsyncConnection, settings: Settings, tenant_id: str, items: Sequence[DatasetItem]
+) -> list[UploadedAsset]:
+    if len(items) > settings.max_pictures:
+        raise InvalidRequest(
+            "image_dataset_items", f"must be a list of 1 to {settings.max_pictures} items, got {len(items)} items"
+        )
+    found = await assets.uploaded(conn, tenant_id, {str(item.assets_id) for item in items})
+    return [_known(found, index, str(item.assets_id)) for index, item in enumerate(items)]
+
+
+def _known(found: Mapping[str, UploadedAsset], index: int, asset_id: str) -> UploadedAsset:
+    if asset_id not in found:
+        raise InvalidRequest(
+            f"image_dataset_items[{index}].assets_id", "no picture has been uploaded under this id; upload it first"
+        )
+    return found[asset_id]
+
+
+def _picture(position: int, picture: tuple[UploadedAsset, DatasetItem]) -> Picture:
+    asset, item = picture
+    caption = None if item.caption is UNSET else item.caption
+    return Picture(name=f"{position:02d}-{asset.id}.{asset.format}", sha256=asset.sha256, caption=caption)
+
+
+def _within_steps(spec: TrainingSpec, request: TrainingRequest, most: int) -> TrainingSpec:
+    """Refuse more steps than the operator allows; a default gives way instead."""
+    if spec.settings.max_train_steps <= most:
+        return spec
+    if request.expert_setting.max_train_steps is not UNSET:
+        raise InvalidRequest(
+            "expert_setting.max_train_steps",
+            f"must be between 1 and {most} on this server, got {spec.settings.max_train_steps}",
+        )
+    return replace(spec, settings=replace(spec.settings, max_train_steps=most))

@@ -1,0 +1,139 @@
+"""Calls about training tasks."""
+
+from typing import Annotated
+
+from litestar import get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
+from litestar.response import Stream
+
+from maquette.core.specs import TaskType, TrainingRequest
+from maquette.db.engine import Database
+from maquette.server.assets import service as assets
+from maquette.server.http_errors import ERRORS
+from maquette.server.settings import Settings
+from maquette.server.training import creation, service
+from maquette.server.training.schemas import (
+    CancelAnswer,
+    CreatedTask,
+    EventPage,
+    TaskDetail,
+    TaskList,
+    TrainingBody,
+    TrainingStatus,
+)
+from maquette.storage.base import Storage
+
+Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Rows on the page.")]
+Cursor = Annotated[str, QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before.")]
+TypeFilter = Annotated[TaskType | None, QueryParameter(name="task_type", description="Only tasks of this type.")]
+TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The task's id.")]
+After = Annotated[int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known.")]
+EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page.")]
+
+
+@post("/training/subject", dto=TrainingBody, return_dto=None, status_code=200, responses=ERRORS)
+async def create_subject(
+    tenant_id: NamedDependency[str],
+    data: JSONBody[TrainingRequest],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    settings: NamedDependency[Settings],
+) -> CreatedTask:
+    """Train a LoRA of a subject: a person, an animal, a thing."""
+    return await _create(TaskType.SUBJECT, tenant_id, data, database, storage, settings)
+
+
+@post("/training/style", dto=TrainingBody, return_dto=None, status_code=200, responses=ERRORS)
+async def create_style(
+    tenant_id: NamedDependency[str],
+    data: JSONBody[TrainingRequest],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    settings: NamedDependency[Settings],
+) -> CreatedTask:
+    """Train a LoRA of a style."""
+    return await _create(TaskType.STYLE, tenant_id, data, database, storage, settings)
+
+
+async def _create(
+    task_type: TaskType,
+    tenant_id: str,
+    request: TrainingRequest,
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+) -> CreatedTask:
+    async with database.read() as conn:
+        draft = await creation.draft(conn, settings, tenant_id, task_type, request)
+    sealed = await assets.seal(storage, tenant_id, set(draft.pictures))
+    async with database.write() as conn:
+        return CreatedTask(await creation.create(conn, tenant_id, draft, sealed))
+
+
+@get(["/training/subject", "/training/style"], responses=ERRORS)
+async def task_status(
+    tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: TaskIdQuery
+) -> TrainingStatus:
+    """Status and model of a task, of whichever type."""
+    async with database.read() as conn:
+        return await service.status(conn, tenant_id, task_id)
+
+
+@get("/training", responses=ERRORS)
+async def list_tasks(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    limit: Limit = 100,
+    cursor: Cursor = "",
+    task_type: TypeFilter = None,
+) -> TaskList:
+    """The tenant's tasks, newest first."""
+    async with database.read() as conn:
+        return await service.list_tasks(conn, tenant_id, limit=limit, cursor=cursor, task_type=task_type)
+
+
+@get("/training/{task_id:str}", responses=ERRORS)
+async def task_detail(
+    tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: FromPath[str]
+) -> TaskDetail:
+    """Everything about one task: progress, place in the queue, attempts, and the settings it runs with."""
+    async with database.read() as conn:
+        return await service.detail(conn, tenant_id, task_id)
+
+
+@post("/training/{task_id:str}/cancel", status_code=200, responses=ERRORS)
+async def cancel_task(
+    tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: FromPath[str]
+) -> CancelAnswer:
+    """Ask for a task to end; asking again is harmless."""
+    async with database.write() as conn:
+        return await service.cancel(conn, tenant_id, task_id)
+
+
+@get("/training/{task_id:str}/events", responses=ERRORS)
+async def task_events(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    task_id: FromPath[str],
+    after: After = 0,
+    limit: EventLimit = 100,
+) -> EventPage:
+    """A task's history, oldest first."""
+    async with database.read() as conn:
+        return await service.events(conn, tenant_id, task_id, after=after, limit=limit)
+
+
+@get("/training/{task_id:str}/weights", responses=ERRORS, media_type="application/octet-stream")
+async def task_weights(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    task_id: FromPath[str],
+) -> Stream:
+    """The trained LoRA as a safetensors file in diffusers layout."""
+    async with database.read() as conn:
+        name, key = await service.weights(conn, tenant_id, task_id)
+    info = await storage.head(key)
+    headers = {"content-disposition": f'attachment; filename="{name}"', "content-length": str(info.size)}
+    return Stream(storage.stream(key), headers=headers, media_type="application/octet-stream")

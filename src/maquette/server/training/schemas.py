@@ -1,0 +1,162 @@
+"""The wire forms of training tasks."""
+
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from maquette.core.specs import TaskType, TrainingRequest, TrainingSettings
+from maquette.server.bodies import WireBody
+
+MODEL_TYPE = "lora"
+
+
+class TrainingBody(WireBody[TrainingRequest]):
+    """Takes what clients are known to send for a training."""
+
+    @classmethod
+    def tidy(cls, body: dict[str, Any]) -> None:
+        """A prose table calls `train_batch_size` `batch_size`; some clients send components without a name."""
+        settings = body.get("expert_setting")
+        if isinstance(settings, dict) and "batch_size" in settings:
+            settings.setdefault("train_batch_size", settings["batch_size"])
+        components = body.get("components")
+        if isinstance(components, list):
+            body["components"] = [one for one in components if not isinstance(one, dict) or "name" in one]
+
+
+class CreatedTask(Struct, frozen=True):
+    """Answer to a create call."""
+
+    task_id: str
+
+
+class ModelEntry(Struct, frozen=True):
+    """A trained LoRA: its file name, and DEPLOYING or SERVING."""
+
+    model_name: str
+    model_status: str
+
+
+class StatusExtra(Struct, frozen=True):
+    """Progress of a task: seconds left, whole percents done, and why it failed where it did."""
+
+    eta_relative: int
+    progress_percent: int
+    failed_reason: str | UnsetType = UNSET
+
+
+class TrainingStatus(Struct, frozen=True):
+    """The published answer about one task."""
+
+    task_id: str
+    task_status: str
+    model_type: str
+    models: list[ModelEntry]
+    extra: StatusExtra
+
+
+class ListedTask(Struct, frozen=True):
+    """One row of the published list; `created_at` in Unix seconds."""
+
+    task_name: str
+    task_id: str
+    task_type: str
+    task_status: str
+    created_at: int
+    models: list[ModelEntry]
+
+
+class Pagination(Struct, frozen=True):
+    """Where the next page begins; empty on an empty page."""
+
+    next_cursor: str
+
+
+class TaskList(Struct, frozen=True):
+    """One page of the published list."""
+
+    tasks: list[ListedTask]
+    pagination: Pagination
+
+
+class QueuePlace(Struct, frozen=True):
+    """Where a waiting task stands among all that wait (1 is next), and what it waits for."""
+
+    position: int
+    waiting_for: str
+
+
+class AttemptEntry(Struct, frozen=True, kw_only=True):
+    """One execution of a task on a device; instants in Unix seconds, `reason` says why it ended."""
+
+    attempt: int
+    device: str
+    started_at: int
+    ended_at: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class PictureEntry(Struct, frozen=True):
+    """One picture of a task as it is called in messages, with the caption it is trained with."""
+
+    name: str
+    sha256: str
+    caption: str
+
+
+class TaskDetail(Struct, frozen=True, kw_only=True):
+    """Everything about one task.
+
+    Attributes:
+        reason, message: why it has its status, as a stable name and in words.
+        progress_percent, step, total_steps, eta_seconds: how far the training is.
+        cancel_requested: whether its owner asked to cancel it.
+        queue: only while it waits.
+        settings: what it runs with, every default filled in.
+        width, height: pixels every picture is brought to.
+    """
+
+    task_name: str
+    task_id: str
+    task_type: TaskType
+    task_status: str
+    created_at: int
+    models: list[ModelEntry]
+    reason: str
+    message: str
+    progress_percent: int
+    step: int
+    total_steps: int
+    eta_seconds: int
+    cancel_requested: bool
+    finished_at: int | UnsetType = UNSET
+    queue: QueuePlace | UnsetType = UNSET
+    attempts: list[AttemptEntry]
+    base_model: str
+    width: int
+    height: int
+    settings: TrainingSettings
+    pictures: list[PictureEntry]
+
+
+class CancelAnswer(Struct, frozen=True):
+    """Answer to a cancel call: the status right now; TRAINING means that the training is being stopped."""
+
+    task_id: str
+    task_status: str
+
+
+class EventEntry(Struct, frozen=True):
+    """One line of a task's history; `created_at` in Unix seconds."""
+
+    number: int
+    kind: str
+    created_at: float
+    data: dict[str, Any]
+
+
+class EventPage(Struct, frozen=True):
+    """Events, oldest first; `next_after` asks for those that follow."""
+
+    events: list[EventEntry]
+    next_after: int
