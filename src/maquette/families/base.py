@@ -10,6 +10,7 @@ from PIL import Image
 
 from maquette.core.drawing import DrawRequest, LoraUse
 from maquette.core.specs import TrainingSettings
+from maquette.core.weights import BrokenWeights
 from maquette.families.registry import family_modules, load_dotted
 
 Conditioning: TypeAlias = dict[str, torch.Tensor]
@@ -70,7 +71,7 @@ class Objective(Protocol):
         ...
 
 
-class UnmatchedLora(Exception):
+class UnmatchedLora(BrokenWeights):
     """A LoRA file does not belong to this base, wholly or in part; the message names keys."""
 
 
@@ -90,7 +91,7 @@ class Adapters(Protocol):
         ...
 
     def use(self, loras: Sequence[LoraUse]) -> None:
-        """Let exactly these LoRA files act, each with its strength; (1.0 is as trained).
+        """Let exactly these LoRA files act, each with its strength (1.0 is as trained).
 
         Raises:
             UnmatchedLora: a file's keys match this base not at all or only in part.

@@ -14,19 +14,11 @@ from pathlib import Path
 from maquette.core.processes import identify
 from maquette.core.progress import Finished, Stopped
 from maquette.core.rundir import RunDirectory, RunSpec
+from maquette.families.environment import prepare_environment
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.failures import StopRequested, failed
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
-
-ENVIRONMENT = {
-    # Everything is local; a library that would ask a hub should say so instead of waiting for a network.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    # Asked for by CUDA's matrix library before it works deterministically.
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
 
 
 def main() -> int:
@@ -50,8 +42,7 @@ def _attempt(directory: RunDirectory, supervision: Supervision, reporter: Report
         if spec is None:
             raise FileNotFoundError(f"{directory.spec} does not exist")
         supervision.abandon_after = spec.abandon_after
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        prepare_environment()
         # By name and only now: torch takes seconds to import, and a failing import is a failure to report.
         importlib.import_module("maquette.trainer.loop").run(Attempt(directory, spec, supervision, reporter))
     except StopRequested as stop:

@@ -38,8 +38,6 @@ def _classify(error: Exception) -> tuple[Reason, str]:
             return error.reason, error.message
         case BrokenBase() | UnknownFamily():
             return Reason.BASE_MISSING, str(error)
-        case MemoryError():
-            return Reason.OUT_OF_MEMORY, f"the node ran out of memory: {error}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return Reason.DISK_FULL, f"no space left to write {error.filename or 'a file'}"
         case _:

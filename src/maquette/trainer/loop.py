@@ -14,6 +14,7 @@ from maquette.core.progress import Phase, Started
 from maquette.core.rundir import Manifest
 from maquette.core.specs import TrainingSettings
 from maquette.families.base import Adapters, Objective, Pipeline, load_family
+from maquette.families.drawing import write_png
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
@@ -23,7 +24,10 @@ from maquette.trainer.export import export_lora, file_record, library_versions
 from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
 from maquette.trainer.randomness import Randomness
-from maquette.trainer.sampling import draw_class_pictures, sample_request, write_png
+from maquette.trainer.sampling import draw_class_pictures, sample_request
+
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
+"""By this name only can the CPU allocator's error be told from other RuntimeErrors."""
 
 
 def run(attempt: Attempt) -> None:
@@ -201,5 +205,9 @@ def _half_precision_where_fast(device: torch.device) -> torch.autocast:
 def _memory_errors(device: torch.device) -> Generator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error
+    except RuntimeError as error:
+        if CPU_OUT_OF_MEMORY not in str(error):
+            raise
         raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error

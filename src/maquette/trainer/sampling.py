@@ -1,12 +1,8 @@
 """Pictures a run draws: class pictures before training, the sample after it."""
 
 from collections.abc import Callable
-from pathlib import Path
-
-from PIL import Image
 
 from maquette.core.drawing import DrawRequest
-from maquette.core.files import atomic_file
 from maquette.core.specs import TrainingSpec
 from maquette.families.base import Pipeline
 from maquette.trainer.data import Example, to_pixels
@@ -42,12 +38,6 @@ def draw_class_pictures(pipeline: Pipeline, spec: TrainingSpec, between: Callabl
 def sample_request(spec: TrainingSpec) -> DrawRequest:
     """The request for the sample at the end, drawn with the LoRA that is attached."""
     return _request(spec, spec.sample.prompt, spec.sample.seed)
-
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture, whole or not at all, and without metadata."""
-    with atomic_file(path) as file:
-        picture.save(file, format="PNG")
 
 
 def _request(spec: TrainingSpec, prompt: str, seed: int) -> DrawRequest:

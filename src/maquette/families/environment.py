@@ -1,0 +1,18 @@
+"""Settings that the tensor libraries read from the environment when they are imported. Torch-free."""
+
+import os
+
+ENVIRONMENT = {
+    # Everything is local; a library that would ask a hub should say so instead of waiting for a network.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    # CUDA's matrix library works deterministically only with a workspace of fixed size.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+def prepare_environment() -> None:
+    """Set what is not set yet; to be called before torch, diffusers or transformers are imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,27 @@
+"""Drawing a list of pictures with one base."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from maquette.core.basefolder import base_family
+from maquette.core.drawing import DrawRequest
+from maquette.families.base import load_family
+from maquette.families.drawing import write_png
+
+
+def draw_all(base: Path, requests: Sequence[DrawRequest], folder: Path, device: str) -> None:
+    """Draw each request to `000.png`, `001.png`, … in `folder`, which is made where it does not exist.
+
+    Raises:
+        BrokenBase, UnknownFamily: the base can't be used.
+        UnmatchedLora, BrokenWeights, OSError: a LoRA can't be used; the pictures before it are drawn.
+    """
+    family = load_family(base_family(base))
+    pipeline = family.pipeline.load(base, torch.device(device))
+    adapters = family.adapters(pipeline)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, request in enumerate(requests):
+        adapters.use(request.loras)
+        write_png(folder / f"{index:03d}.png", pipeline.draw(request))
