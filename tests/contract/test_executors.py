@@ -37,6 +37,8 @@ PATIENCE = 120.0
 """Seconds after which a test gives up on an attempt."""
 STEP_BOUNDARY = 0.3
 GRACE = 0.5
+SLACK = 10.0
+"""Seconds a busy machine may take for what needs none; without its kill a deaf attempt would outlast them by far."""
 STEPS = 6
 CHECKPOINT_EVERY = 2
 ENDLESS = 10_000
@@ -90,7 +92,7 @@ class Rig(ABC):
             pictures=self.pictures,
             resume_from=resume_from,
             device="cpu",
-            checkpoint_every=CHECKPOINT_EVERY,
+            checkpoint_every=CHECKPOINT_EVERY if steps < ENDLESS else 500,
             output_prefix=f"tasks/{task_id}/{fence}",
         )
 
@@ -409,7 +411,7 @@ async def test_deaf_attempt_is_killed_within_its_grace(rig: Rig, executor: Execu
     await executor.stop(handle, PATIENCE)
     witnessed = Witnessed(executor, handle)
     last = await witnessed.until_exited()
-    assert STEP_BOUNDARY <= time.monotonic() - began < STEP_BOUNDARY + GRACE + 2
+    assert STEP_BOUNDARY <= time.monotonic() - began < STEP_BOUNDARY + GRACE + SLACK
     assert last.manifest is None
     assert last.exit_code == -signal.SIGKILL
 

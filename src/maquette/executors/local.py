@@ -88,16 +88,10 @@ class LocalExecutor(Executor):
 
     async def stop(self, handle: str, grace: float) -> None:
         """See `Executor.stop`. A second call changes nothing while the first one's deadlines run."""
-        if handle in self._endings:
-            return
-        try:
-            attempt = self._attempt(handle)
-            await attempt.ask_to_stop()
-        except UnknownAttempt:
-            return
-        ending = asyncio.create_task(self._end(attempt, grace), name=f"end {handle}")
-        self._endings[handle] = ending
-        ending.add_done_callback(lambda _: self._endings.pop(handle, None))
+        if handle not in self._endings:
+            ending = asyncio.create_task(self._end(handle, grace), name=f"end {handle}")
+            self._endings[handle] = ending
+            ending.add_done_callback(lambda _: self._endings.pop(handle))
 
     async def erase(self, handle: str) -> None:
         """See `Executor.erase`. Whatever should still run there is killed first."""
@@ -128,7 +122,13 @@ class LocalExecutor(Executor):
             self._attempts[handle] = NodeAttempt(self._root / handle, self._storage, self._settings)
         return self._attempts[handle]
 
-    async def _end(self, attempt: NodeAttempt, grace: float) -> None:
+    async def _end(self, handle: str, grace: float) -> None:
+        try:
+            attempt = self._attempt(handle)
+            await attempt.ask_to_stop()
+        except UnknownAttempt:
+            self._attempts.pop(handle, None)
+            return
         if not await _dead_within(attempt, self._step_boundary):
             await asyncio.to_thread(attempt.process.signal, signal.SIGTERM)
             await _dead_within(attempt, grace)

@@ -107,7 +107,11 @@ class NodeAttempt:
         Raises:
             UnknownAttempt: the run directory is gone.
         """
-        await self._touch(self.run.stop)
+        try:
+            await self._touch(self.run.stop)
+        except OSError as error:
+            # On a full disk there is no new file; the signals that follow need none.
+            log.warning("could not ask to stop", run=str(self.run.root), error=str(error))
 
     async def _stage_in(self, plan: AttemptPlan) -> None:
         await asyncio.to_thread(self.run.write, self.run.plan, plan)

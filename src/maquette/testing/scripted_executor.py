@@ -50,7 +50,7 @@ class Script(Struct, frozen=True, kw_only=True):
     """How an attempt goes; each step number counts optimiser steps done, None means never.
 
     Attributes:
-        fail_at: it reports `reason` and exits.
+        fail_at: it reports `reason` and exits; 0 is before the first step, as with a bad dataset.
         reason, words: what it reports then.
         die_at: it dies without a word, as after SIGKILL.
         hang_at: it lives on and does nothing more.
@@ -137,6 +137,8 @@ class ScriptedAttempt:
     async def _train(self, first_step: int | None) -> int | None:
         settings, script = self.plan.training.settings, self._script
         self._say(Started, resumed_from=first_step, versions={})
+        if script.fail_at == 0:
+            return self._fail()
         self._say(PhaseBegan, phase=Phase.TRAIN)
         for step in range((first_step or 0) + 1, settings.max_train_steps + 1):
             await asyncio.sleep(self._node.step_seconds)
@@ -155,8 +157,7 @@ class ScriptedAttempt:
                 self._say(Stopped, step=step)
                 return 0
             if step == script.fail_at:
-                self._say(Failed, reason=script.reason, message=script.words)
-                return 1
+                return self._fail()
             if step == script.die_at:
                 return KILLED
             if step == script.lost_at:
@@ -165,6 +166,10 @@ class ScriptedAttempt:
                 await self._hang()
         self._export()
         return 0
+
+    def _fail(self) -> int:
+        self._say(Failed, reason=self._script.reason, message=self._script.words)
+        return 1
 
     async def _hang(self) -> None:
         await asyncio.Event().wait()
