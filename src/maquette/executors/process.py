@@ -138,7 +138,11 @@ class TrainerProcess:
         return lock
 
     def _locked(self) -> bool:
-        lock = self._lock()
+        try:
+            lock = self._lock()
+        except FileNotFoundError:
+            # Erased meanwhile, and nothing is erased before it is dead.
+            return False
         if lock is None:
             return True
         os.close(lock)
