@@ -1,0 +1,55 @@
+"""The wire forms of trainer messages are pinned: a running trainer and a newer server must understand each other."""
+
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+from maquette.core.lifecycle import Reason
+from maquette.core.progress import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Note,
+    Phase,
+    PhaseBegan,
+    Started,
+    Step,
+    Stopped,
+    TrainerMessage,
+)
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "progress.json"
+
+MESSAGES: list[TrainerMessage] = [
+    Started(at=1750000000.5, resumed_from=None, versions={"torch": "2.13.0"}),
+    Started(at=1750000000.5, resumed_from=100, versions={}),
+    *(PhaseBegan(at=1750000001.0, phase=phase) for phase in Phase),
+    Note(at=1750000002.0, text="its end has no effect", picture="0-abc.png"),
+    Note(at=1750000002.0, text="its end has no effect"),
+    Step(at=1750000003.0, step=1, total_steps=2, loss=0.125, lr=0.0001, seconds=0.25),
+    CheckpointSaved(at=1750000004.0, step=2),
+    Failed(at=1750000005.0, reason=Reason.BAD_DATASET, message="0-abc.png: the picture can't be read"),
+    Stopped(at=1750000006.0, step=1),
+    Finished(at=1750000007.0),
+]
+
+
+def test_messages_are_written_as_pinned() -> None:
+    assert [msgspec.json.decode(msgspec.json.encode(message)) for message in MESSAGES] == msgspec.json.decode(
+        GOLDEN.read_bytes()
+    )
+
+
+def test_pinned_messages_are_read_as_what_they_were() -> None:
+    assert msgspec.json.decode(GOLDEN.read_bytes(), type=list[TrainerMessage]) == MESSAGES
+
+
+def test_every_kind_of_message_is_pinned() -> None:
+    assert {type(message) for message in MESSAGES} == set(get_args(TrainerMessage))
+
+
+def test_an_unknown_message_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"type":"guess","at":1.0}', type=TrainerMessage)

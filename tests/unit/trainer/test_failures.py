@@ -1,0 +1,26 @@
+import errno
+
+import pytest
+
+from maquette.core.basefolder import BrokenBase
+from maquette.core.lifecycle import FAILURES, Reason
+from maquette.families.registry import UnknownFamily
+from maquette.trainer.failures import RunFailed, failed
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (RunFailed(Reason.BAD_DATASET, "0-a.png: cut off"), Reason.BAD_DATASET, "0-a.png: cut off"),
+        (BrokenBase("no vae"), Reason.BASE_MISSING, "no vae"),
+        (UnknownFamily("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
+        (OSError(errno.ENOSPC, "No space left", "/run/x"), Reason.DISK_FULL, "no space left to write /run/x"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, "no space left to write a file"),
+        (OSError(errno.EIO, "I/O error"), Reason.INTERNAL, "OSError: [Errno 5] I/O error"),
+        (KeyError("lora"), Reason.INTERNAL, "KeyError: 'lora'"),
+    ],
+)
+def test_an_error_tells_its_reason(error: Exception, reason: Reason, message: str) -> None:
+    told = failed(error)
+    assert (told.reason, told.message) == (reason, message)
+    assert told.reason in FAILURES

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import msgspec
+
+from maquette.core.progress import CheckpointSaved, Note, Phase, PhaseBegan, Step, TrainerMessage
+from maquette.trainer.reporter import Reporter
+
+
+def lines(path: Path) -> list[TrainerMessage]:
+    return [msgspec.json.decode(line, type=TrainerMessage) for line in path.read_bytes().splitlines()]
+
+
+def test_each_message_is_a_line_that_others_can_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with Reporter(path) as reporter:
+        reporter.phase(Phase.TRAIN)
+        assert [type(message) for message in lines(path)] == [PhaseBegan]
+        reporter.step(step=1, total_steps=2, loss=0.5, lr=0.1, seconds=0.2)
+        reporter.note("words", "0.png")
+        reporter.checkpoint(2)
+        assert [type(message) for message in lines(path)] == [PhaseBegan, Step, Note, CheckpointSaved]
+
+
+def test_a_later_trainer_appends(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    for step in (1, 2):
+        with Reporter(path) as reporter:
+            reporter.checkpoint(step)
+    assert [message.step for message in lines(path) if isinstance(message, CheckpointSaved)] == [1, 2]
+
+
+def test_half_a_line_of_a_killed_trainer_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with Reporter(path) as reporter:
+        reporter.checkpoint(1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"type":"chec')
+    with Reporter(path) as reporter:
+        reporter.checkpoint(2)
+    assert path.read_bytes().startswith(whole)
+    assert [message.step for message in lines(path) if isinstance(message, CheckpointSaved)] == [1, 2]
