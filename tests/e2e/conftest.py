@@ -1,7 +1,7 @@
 """A real server with real trainers, as `maquette serve` runs it, on the bundled base."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import pytest
 
 from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
-from maquette.core.specs import DatasetItem, ExpertSetting
+from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 
 CHECKPOINT_EVERY = 5
-SETTING = ExpertSetting(max_train_steps=24, seed=7, learning_rate=1e-3, lora_r=4, instance_prompt="ohwx creature")
+"""Steps between checkpoints of the server's trainings."""
+SETTING = ExpertSetting(max_train_steps=60, seed=7, learning_rate=1e-3, lora_r=4, instance_prompt="ohwx creature")
 SIDE = 128
 
 
@@ -45,6 +46,24 @@ def client(server: ServerProcess, api_key: str) -> Generator[Client]:
 def items(client: Client, pictures: list[Path]) -> list[DatasetItem]:
     """The uploaded pictures. Tasks on the same ones with the same settings must end in the same bytes."""
     return [DatasetItem(client.upload(picture)) for picture in pictures]
+
+
+@pytest.fixture(scope="session")
+def start(client: Client, items: list[DatasetItem]) -> Callable[[str], str]:
+    """Starts the same small training each time, under another name; answers its id."""
+
+    def start_training(name: str) -> str:
+        return client.create_training(
+            TaskType.SUBJECT,
+            name=name,
+            base_model="maquette-tiny",
+            width=SIDE,
+            height=SIDE,
+            items=items,
+            expert_setting=SETTING,
+        )
+
+    return start_training
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec) -> None
         spec_sha256=spec_sha256(spec),
         step=state.step,
         losses=state.losses,
-        lr_scheduler={key: value for key, value in state.lr_scheduler.state_dict().items() if key != "lr_lambdas"},
+        lr_scheduler=state.lr_scheduler.state_dict(),
     )
     write_atomic(folder / PROGRESS, msgspec.json.encode(progress))
 

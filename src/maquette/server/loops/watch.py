@@ -119,8 +119,9 @@ class WatchLoop(Loop):
 
     async def _judge(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> Ending:
         if seen.manifest is None:
+            if reason in {None, Reason.INTERNAL}:
+                log.warning("attempt.broke", task=attempt.task_id, exit_code=seen.exit_code, log_tail=seen.log_tail)
             if reason is None:
-                log.warning("attempt.died", task=attempt.task_id, exit_code=seen.exit_code, log_tail=seen.log_tail)
                 return Ending(None, Reason.WORKER_LOST, f"Exit code {seen.exit_code}." if seen.exit_code else "")
             return Ending(None, reason, message)
         try:
