@@ -174,6 +174,14 @@ async def test_copy_is_independent_of_its_source(storage: Storage) -> None:
     assert await storage.get("sealed/one") == b"picture"
 
 
+async def test_copying_twice_leaves_one_object(storage: Storage) -> None:
+    await storage.put("uploads/one", b"picture")
+    for _ in range(3):
+        await storage.copy("uploads/one", "sealed/one")
+    assert await storage.get("sealed/one") == b"picture"
+    assert await keys(storage) == ["sealed/one", "uploads/one"]
+
+
 async def test_deleting_twice_is_harmless(storage: Storage) -> None:
     await storage.put("gone/soon", b"x")
     await storage.delete("gone/soon")
@@ -237,6 +245,16 @@ async def test_local_objects_survive_the_process_and_leave_no_scraps(tmp_path: P
     again = open_storage(f"file://{tmp_path}/with%20space")
     assert await again.get("a/b") == b"12"
     assert files_under(tmp_path) == [tmp_path / "with space/a/b"]
+
+
+async def test_nothing_of_an_erased_local_object_stays_on_the_disk(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    await storage.put("a", b"picture")
+    for _ in range(3):
+        await storage.copy("a", "b")
+    for key in ("a", "b"):
+        await storage.delete(key)
+    assert files_under(tmp_path) == []
 
 
 async def test_local_storage_drops_old_scraps_only(tmp_path: Path) -> None:

@@ -146,8 +146,10 @@ class LocalStorage(ObjectStorage):
     obstore's local store writes beside the target and renames, so a reader meets a whole object or none; but it never
     calls fsync (object_store 0.14 has the switch, obstore 0.12 offers no way to it), so after a power cut a renamed
     file may be empty. Objects are therefore put under a staging key first, synced, then renamed to their own key, and
-    the directories on the way are synced. A copy is a hard link; that is safe since no object's file is ever written
-    in place.
+    the directories on the way are synced.
+
+    A copy is one of bytes. obstore's is a hard link that it renames over the target, which does nothing where the two
+    are links to one file already: copying twice would leave a link that no key reaches, and so no erasure.
     """
 
     def __init__(self, root: Path) -> None:
@@ -162,8 +164,9 @@ class LocalStorage(ObjectStorage):
 
     async def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""
-        await super().copy(source, target)
-        await asyncio.to_thread(self._sync_parents, target)
+        check_key(target)
+        await self.head(source)
+        await self._write(target, self._root / source)
 
     async def delete(self, key: str) -> None:
         """See `Storage.delete`."""
