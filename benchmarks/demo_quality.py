@@ -52,22 +52,24 @@ def main() -> int:
     loss_before, loss_after = both(adapters, weights, lambda: held_out_loss(family, pipeline))
 
     pixels_before, pixels_after = count_all(before), count_all(after)
+    ratio = sum(pixels_after) / max(1, sum(pixels_before))
+    drop = 1 - loss_after / loss_before
     figures = {
         "lora": weights.name,
         "pixels_without": pixels_before,
         "pixels_with": pixels_after,
-        "pixel_ratio": sum(pixels_after) / max(1, sum(pixels_before)),
+        "pixel_ratio": ratio,
         "loss_without": loss_before,
         "loss_with": loss_after,
-        "loss_drop": 1 - loss_after / loss_before,
+        "loss_drop": drop,
     }
     write_sheet(before, after, folder / "quality.png")
     (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"pixels in the palette, per seed   without {pixels_before}   with {pixels_after}")
-    print(f"ratio of their sums               {figures['pixel_ratio']:.1f}   (bar {PALETTE_BAR})")
+    print(f"ratio of their sums               {ratio:.1f}   (bar {PALETTE_BAR})")
     print(f"held-out denoising loss           without {loss_before:.4f}   with {loss_after:.4f}")
-    print(f"drop                              {figures['loss_drop']:.1%}   (bar {LOSS_BAR:.0%})")
-    return 0 if figures["pixel_ratio"] >= PALETTE_BAR and figures["loss_drop"] >= LOSS_BAR else 1
+    print(f"drop                              {drop:.1%}   (bar {LOSS_BAR:.0%})")
+    return 0 if ratio >= PALETTE_BAR and drop >= LOSS_BAR else 1
 
 
 def newest_lora(folder: Path) -> Path:
