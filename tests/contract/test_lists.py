@@ -101,8 +101,8 @@ async def test_a_walk_sees_every_lasting_task_once(
         before = {row.id for row in await list_page(conn, tenant_id, limit=COUNT * 2, task_type=task_type)}
     seen: list[str] = []
     async for page in walk(database, tenant_id, limit=25, task_type=task_type):
-        seen += [row.id for row in page.rows]
-        numbers = [row.number for row in page.rows]
+        seen += [row.id for row in page]
+        numbers = [row.number for row in page]
         assert numbers == sorted(numbers, reverse=True)
         created = churn.created
         async with asyncio.timeout(10):

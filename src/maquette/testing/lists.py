@@ -2,12 +2,10 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,13 +20,6 @@ from maquette.server.training.repository import TaskRow, list_page
 from maquette.testing.factories import SHA256, make_dataset, make_task, training_spec
 
 BATCH = 2000
-
-
-class Page(Struct, frozen=True):
-    """One page of a walk and what the database took for it, in seconds."""
-
-    rows: list[TaskRow]
-    seconds: float
 
 
 async def fill_tasks(conn: AsyncConnection, tenant_id: str, count: int) -> list[str]:
@@ -93,18 +84,16 @@ def _model(task_id: str, number: int, tenant_id: str, at: float) -> dict[str, An
 
 async def walk(
     database: Database, tenant_id: str, *, limit: int, task_type: TaskType | None = None
-) -> AsyncGenerator[Page]:
+) -> AsyncGenerator[list[TaskRow]]:
     """A tenant's tasks page by page, each from where the last one ended, as a client with cursors does."""
     before: int | None = None
     while True:
         async with database.read() as conn:
-            began = time.perf_counter()
             rows = await list_page(conn, tenant_id, limit=limit, before_number=before, task_type=task_type)
-            seconds = time.perf_counter() - began
         if not rows:
             return
         before = rows[-1].number
-        yield Page(rows, seconds)
+        yield rows
 
 
 class Churn:
