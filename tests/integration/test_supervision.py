@@ -32,7 +32,7 @@ from maquette.db.tables import (
 from maquette.executors.base import AttemptPlan, Executor
 from maquette.server.loops.supervision import Supervision
 from maquette.server.settings import Settings
-from maquette.storage.object_store import open_storage
+from maquette.storage.registry import open_storage
 from maquette.testing.factories import make_dataset, make_tenant, training_spec
 from maquette.testing.scripted_executor import Script, ScriptedAttempt, ScriptedExecutor, ScriptedNode, lora_bytes
 

@@ -22,7 +22,7 @@ from maquette.server.bases import service as base_service
 from maquette.server.logs import configure_logs
 from maquette.server.serve import serve as serve_forever
 from maquette.server.settings import load_settings
-from maquette.storage.object_store import UnusableStorage
+from maquette.storage.base import UnusableStorage
 
 Result = TypeVar("Result")
 

@@ -26,7 +26,7 @@ from maquette.server.app import create_app
 from maquette.server.bases import service as bases
 from maquette.server.loops.supervision import Supervision
 from maquette.server.settings import Settings
-from maquette.storage.object_store import open_storage
+from maquette.storage.registry import open_storage
 
 log: Any = structlog.get_logger()
 

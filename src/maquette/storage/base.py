@@ -14,6 +14,10 @@ class ObjectInfo(Struct, frozen=True):
     size: int
 
 
+class UnusableStorage(ValueError):
+    """The URL names no storage known here; the message says what to write."""
+
+
 class ObjectMissing(Exception):
     """No object has this key."""
 

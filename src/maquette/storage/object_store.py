@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from maquette.core.files import CHUNK, atomic_file, fsync_directory
-from maquette.storage.base import ObjectInfo, ObjectMissing, Storage, StorageFailed
+from maquette.storage.base import ObjectInfo, ObjectMissing, Storage, StorageFailed, UnusableStorage
 
 PART = 5 << 20
 """Bytes of one part of a long upload; S3 takes no smaller ones."""
@@ -30,10 +30,6 @@ KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+@-]*")
 STAGING = ".staging"
 STAGING_KEPT = 86_400.0
 """Seconds after which a file left in the staging area must be a dead process's."""
-
-
-class UnusableStorage(ValueError):
-    """The URL names no storage known here; the message says what to write."""
 
 
 class InvalidKey(ValueError):

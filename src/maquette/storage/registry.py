@@ -19,7 +19,7 @@ def open_storage(url: str) -> Storage:
 
     Raises:
         UnknownName: no storage has this scheme.
-        ValueError: the URL is not one of its scheme's.
+        UnusableStorage: the URL is not one of its scheme's.
         OSError: a local directory can't be made.
     """
     return STORAGES.load(urlsplit(url).scheme or "file")(url)
