@@ -13,10 +13,11 @@ from maquette.core.weights import LENGTH_BYTES, METADATA
 ALIGNMENT = 8
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors, whole or not at all; equal content gives equal bytes."""
+    # An empty map of metadata makes the library write a header that is no JSON: none is given then.
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, _with_sorted_header(safetensors.torch.save(on_cpu, dict(metadata or {}))))
+    write_atomic(path, _with_sorted_header(safetensors.torch.save(on_cpu, metadata or None)))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from peft import LoraConfig
 
 from maquette.core.drawing import LoraUse
 from maquette.core.specs import TrainingSettings
-from maquette.core.weights import read_header
+from maquette.core.weights import BrokenWeights, read_header
 from maquette.families.base import UnmatchedLora
 from maquette.families.sd15.pipeline import Sd15Pipeline
 
@@ -36,6 +37,8 @@ TEXT_MODEL = "text_model."
 
 LORA_PART = re.compile(r"\.lora[_.].*$")
 MAX_NAMED_KEYS = 3
+MAX_WORDS = 300
+"""Characters of a library's error that are passed on; it may list hundreds of layers."""
 
 
 class Sd15Adapters:
@@ -89,31 +92,49 @@ class Sd15Adapters:
         if not strengths:
             self._unload_all()
             return
-        for path in self.in_use.keys() - strengths.keys():
+        for path in [path for path in self.in_use if path not in strengths]:
             self.parts.delete_adapters(self.in_use.pop(path))
-        for path in strengths.keys() - self.in_use.keys():
-            self._load(path)
+        try:
+            for path in [path for path in strengths if path not in self.in_use]:
+                self._load(path)
+        except (BrokenWeights, OSError):
+            self._unload_all()
+            raise
         self.parts.set_adapters([self.in_use[path] for path in strengths], list(strengths.values()))
 
     def _load(self, path: str) -> None:
         read_header(Path(path))
         state, *_ = StableDiffusionPipeline.lora_state_dict(path, use_safetensors=True, local_files_only=True)
-        self._check_matches(path, state)
+        self._check_keys(path, state)
         self.count += 1
         name = f"lora_{self.count}"
         try:
-            self.parts.load_lora_weights(path, adapter_name=name, use_safetensors=True, local_files_only=True)
+            with warnings.catch_warnings():
+                # Several at once is just what is wanted.
+                warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+                self.parts.load_lora_weights(path, adapter_name=name, use_safetensors=True, local_files_only=True)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            self._unload_all()
-            raise UnmatchedLora(f"{path} does not fit this base: {error}") from error
+            words = " ".join(str(error).split())[:MAX_WORDS]
+            raise UnmatchedLora(f"{path} does not fit this base: {words}") from error
+        self._check_filled(path, name, len(state))
         self.in_use[path] = name
 
-    def _check_matches(self, path: str, state: dict[str, torch.Tensor]) -> None:
+    def _check_keys(self, path: str, state: dict[str, torch.Tensor]) -> None:
         modules = _module_names(self.unet, "unet.") | _module_names(self.text_encoder, "text_encoder.")
         foreign = [key for key in state if LORA_PART.sub("", key).replace(f".{TEXT_MODEL}", ".") not in modules]
-        if foreign or not state:
+        if not state:
+            raise UnmatchedLora(f"{path}: holds no weights")
+        if foreign:
             named = ", ".join(sorted(foreign)[:MAX_NAMED_KEYS])
             raise UnmatchedLora(f"{path}: {len(foreign)} of {len(state)} keys match no layer of this base: {named}")
+
+    def _check_filled(self, path: str, name: str, given: int) -> None:
+        """Libraries leave weights that a file lacks at random values, and only warn."""
+        wanted = sum(
+            f".{name}." in weight for model in (self.unet, self.text_encoder) for weight, _ in model.named_parameters()
+        )
+        if given != wanted:
+            raise UnmatchedLora(f"{path}: holds {given} of the {wanted} weights that its layers need")
 
     def _unload_all(self) -> None:
         self.parts.unload_lora_weights()
