@@ -10,6 +10,7 @@ from maquette.server.access.middleware import KeyRequired, tenant_of
 from maquette.server.assets import routes as assets
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
+from maquette.server.lingering import Lingering
 from maquette.server.openapi import openapi_config, openapi_json
 from maquette.server.queries import DottedQueries
 from maquette.server.settings import Settings
@@ -48,7 +49,7 @@ def create_app(settings: Settings, database: Database, storage: Storage) -> Lite
             "signer": _constant(open_signer(settings)),
         },
         state=State({"database": database}, deep_copy=False),
-        middleware=[DottedQueries()],
+        middleware=[Lingering(), DottedQueries()],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=openapi_config(),
         logging_config=None,

@@ -66,7 +66,7 @@ class WireBody(AbstractDTO[T]):
         cls,
         field_definition: FieldDefinition,
         handler_id: str,
-        schema_creator: Any,  # noqa: ARG003
+        schema_creator: Any,
     ) -> Reference | Schema:
         """The schema of the type itself."""
         return schema_creator.for_field_definition(field_definition)

@@ -4,25 +4,24 @@ from typing import Annotated, Any
 
 import structlog
 from litestar import Request, Response
-from litestar.enums import ParamType
 from litestar.exceptions import (
     ClientException,
+    InternalServerException,
     MethodNotAllowedException,
     NotFoundException,
     ValidationException,
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
-from litestar.params import ParameterKwarg
+from litestar.params import QueryParameter
 from litestar.types import ExceptionHandlersMap
 from litestar.typing import FieldDefinition
 from msgspec import Meta, Struct, inspect
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.server.requirements import requirement, shown
-from maquette.storage.base import StorageFailed
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 Connection = Request[Any, Any, Any]
@@ -81,16 +80,16 @@ def _invalid_parameter(request: Connection, error: ValidationException) -> Respo
     problem: dict[str, str] = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     for field in request.route_handler.parsed_fn_signature.parameters.values():
         rule = field.kwarg_definition
-        if isinstance(rule, ParameterKwarg) and (field.name == problem.get("key") or _is_missing(request, field, rule)):
+        if isinstance(rule, QueryParameter) and (field.name == problem.get("key") or _is_missing(request, field, rule)):
             return answer(_parameter_refusal(request, field, rule))
     return answer(InvalidRequest("body", "is required; send a JSON object"))
 
 
-def _is_missing(request: Connection, field: FieldDefinition, rule: ParameterKwarg) -> bool:
-    return rule.param_type == ParamType.QUERY and not field.has_default and rule.name not in request.query_params
+def _is_missing(request: Connection, field: FieldDefinition, rule: QueryParameter) -> bool:
+    return not field.has_default and rule.name not in request.query_params
 
 
-def _parameter_refusal(request: Connection, field: FieldDefinition, rule: ParameterKwarg) -> InvalidRequest:
+def _parameter_refusal(request: Connection, field: FieldDefinition, rule: QueryParameter) -> InvalidRequest:
     name = rule.name or field.name
     bounds = Meta(ge=rule.ge, le=rule.le)
     kind = inspect.type_info(Annotated[field.annotation, bounds] if rule.ge is not None else field.annotation)
@@ -117,6 +116,19 @@ def _backend_away(request: Connection, error: Exception) -> Response[ErrorBody]:
     return answer(unavailable, {"Retry-After": "5"})
 
 
+def _database_error(request: Connection, error: DBAPIError) -> Response[ErrorBody]:
+    lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return _backend_away(request, error) if lost else _defect(request, error)
+
+
+def _framework_error(request: Connection, error: InternalServerException) -> Response[ErrorBody]:
+    """The framework's own errors; a client that left in the middle of its body is one of them, and nobody's fault."""
+    if "client disconnected" not in error.detail:
+        return _defect(request, error)
+    log.info("client left", method=request.method, path=request.url.path)
+    return answer(InvalidRequest("body", "broke off"))
+
+
 def _defect(request: Connection, error: Exception) -> Response[ErrorBody]:
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     return answer(MaquetteError(ErrorReason.INTERNAL_ERROR, "internal error; the server's log has the details"))
@@ -129,11 +141,10 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ValidationException: _invalid_parameter,
     RequestEntityTooLarge: _too_large,
     ClientException: _client_mistake,
-    OperationalError: _backend_away,
-    InterfaceError: _backend_away,
+    InternalServerException: _framework_error,
+    DBAPIError: _database_error,
     PoolTimeoutError: _backend_away,
-    ConnectionError: _backend_away,
-    StorageFailed: _backend_away,
+    OSError: _backend_away,
     Exception: _defect,
 }
-"""The most specific class of an error decides."""
+"""The most specific class of an error decides. An OSError is a network's, a disk's or a storage's."""

@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from litestar import Request, post, put
+from litestar import MediaType, Request, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
 
@@ -38,7 +38,13 @@ async def create_asset(
     )
 
 
-@put("/uploads/{owner:str}/{name:str}", status_code=200, request_max_body_size=None, responses=ERRORS)
+@put(
+    "/uploads/{owner:str}/{name:str}",
+    status_code=200,
+    media_type=MediaType.TEXT,
+    request_max_body_size=None,
+    responses=ERRORS,
+)
 async def receive_upload(
     request: Request[Any, Any, Any],
     owner: FromPath[str],
