@@ -30,7 +30,7 @@ check: install  ## linters, types and import arrows only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 fast: install  ## only the tests that need no torch, in a minute or two
 	$(BIN)/pytest -m 'not torch'
