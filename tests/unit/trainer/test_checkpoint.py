@@ -1,0 +1,155 @@
+"""Checkpoints of a network of one layer: what matters is what is kept, not what is learned."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch.nn import Parameter
+
+from maquette.core.rundir import CHECKPOINT_MANIFEST, RunDirectory
+from maquette.core.specs import LrScheduler, TrainingSpec
+from maquette.testing.factories import training_spec
+from maquette.trainer import checkpoint
+from maquette.trainer.checkpoint import RECENT_LOSSES, TrainingState
+from maquette.trainer.optim import build_lr_scheduler, build_optimizer
+from maquette.trainer.randomness import Randomness
+
+pytestmark = pytest.mark.torch
+
+PLAIN = training_spec(steps=20)
+SPEC = replace(PLAIN, settings=replace(PLAIN.settings, lr_scheduler=LrScheduler.COSINE, lr_warmup_steps=3))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory(tmp_path)
+    directory.create()
+    return directory
+
+
+def fresh_state(spec: TrainingSpec = SPEC) -> TrainingState:
+    randomness = Randomness(spec.settings.seed, 3, 2, torch.device("cpu"))
+    parameters = {"a.weight": Parameter(torch.randn(4, 3)), "b.weight": Parameter(torch.randn(2))}
+    optimizer = build_optimizer(parameters.values(), spec.settings)
+    return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, spec.settings), randomness)
+
+
+def take_steps(state: TrainingState, count: int) -> None:
+    for _ in range(count):
+        rows = state.randomness.instances.take(2) + state.randomness.classes.take(1)
+        noise = torch.randn(4, 3, generator=state.randomness.noise) + torch.rand(1)
+        loss = (state.parameters["a.weight"] * noise).square().sum() + sum(rows) * state.parameters["b.weight"].sum()
+        loss.backward()
+        state.optimizer.step()
+        state.lr_scheduler.step()
+        state.optimizer.zero_grad()
+        state.record(loss.item())
+
+
+def everything(state: TrainingState) -> dict[str, object]:
+    """What a state holds, in a form that compares."""
+    return {
+        "parameters": {name: parameter.tolist() for name, parameter in state.parameters.items()},
+        "moments": [
+            {key: value.tolist() for key, value in state.optimizer.state[parameter].items()}
+            for parameter in state.parameters.values()
+        ],
+        "lr": [group["lr"] for group in state.optimizer.param_groups],
+        "schedule": {key: value for key, value in state.lr_scheduler.state_dict().items() if key != "lr_lambdas"},
+        "random": {name: tensor.tolist() for name, tensor in state.randomness.tensors().items()},
+        "step": state.step,
+        "losses": state.losses,
+    }
+
+
+def test_a_restored_run_goes_on_as_if_never_interrupted(directory: RunDirectory) -> None:
+    straight = fresh_state()
+    take_steps(straight, 5)
+    checkpoint.save(directory, straight, SPEC)
+    take_steps(straight, 6)
+    straight_end = everything(straight)
+
+    resumed = fresh_state()
+    path = checkpoint.newest(directory, SPEC)
+    assert path is not None
+    assert path == directory.checkpoint(5)
+    assert checkpoint.step_of(path) == 5
+    checkpoint.restore(path, resumed)
+    take_steps(resumed, 6)
+    assert everything(resumed) == straight_end
+
+
+def test_a_checkpoint_holds_no_pickle(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    checkpoint.save(directory, state, SPEC)
+    assert {file.suffix for file in directory.checkpoint(1).iterdir()} == {".safetensors", ".json"}
+    assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_the_newest_two_stay(directory: RunDirectory) -> None:
+    state = fresh_state()
+    for _ in range(4):
+        take_steps(state, 1)
+        checkpoint.save(directory, state, SPEC)
+    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step-000003", "step-000004"]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "other bytes", "file missing", "no manifest", "manifest cut off"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(directory: RunDirectory, damage: str) -> None:
+    state = fresh_state()
+    for _ in range(2):
+        take_steps(state, 1)
+        checkpoint.save(directory, state, SPEC)
+    weights = directory.checkpoint(2) / checkpoint.ADAPTER
+    manifest = directory.checkpoint(2) / CHECKPOINT_MANIFEST
+    match damage:
+        case "cut off":
+            weights.write_bytes(weights.read_bytes()[:-1])
+        case "other bytes":
+            weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        case "file missing":
+            weights.unlink()
+        case "no manifest":
+            manifest.unlink()
+        case _:
+            manifest.write_bytes(manifest.read_bytes()[:-5])
+    assert checkpoint.newest(directory, SPEC) == directory.checkpoint(1)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    checkpoint.save(directory, state, SPEC)
+    (directory.checkpoint(1) / checkpoint.OPTIMIZER).unlink()
+    checkpoint.save(directory, state, SPEC)
+    assert checkpoint.newest(directory, SPEC) == directory.checkpoint(1)
+
+
+def test_what_a_killed_trainer_left_half_written_is_no_checkpoint(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    checkpoint.save(directory, state, SPEC)
+    whole = directory.checkpoint(1)
+    shutil.move(whole, whole.with_name(f"{checkpoint.PARTIAL}{whole.name}"))
+    assert checkpoint.newest(directory, SPEC) is None
+    checkpoint.save(directory, state, SPEC)
+    assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_a_checkpoint_of_another_spec_is_not_ours(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    checkpoint.save(directory, state, SPEC)
+    assert checkpoint.newest(directory, replace(SPEC, settings=replace(SPEC.settings, seed=2))) is None
+
+
+def test_only_recent_losses_are_kept() -> None:
+    state = fresh_state()
+    for loss in range(RECENT_LOSSES + 10):
+        state.record(float(loss))
+    assert state.step == RECENT_LOSSES + 10
+    assert state.losses == [float(loss) for loss in range(10, RECENT_LOSSES + 10)]
+    assert state.recent_loss == pytest.approx(34.5)
