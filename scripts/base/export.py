@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from latents import latent_pool
+from latents import finished_vae
 from models import build_noise_scheduler
 from pool import scene_pool
 from train_unet import POOL, SEED, Denoiser, caption_tokenizer
@@ -21,14 +21,13 @@ BASE_DIRECTORY = Path(__file__).parents[2] / "src/maquette/bases/maquette_tiny"
 
 def trained_pipeline(work_folder: Path) -> StableDiffusionPipeline:
     """Put the averaged weights of the last checkpoints together."""
-    pictures, captions = scene_pool(work_folder, POOL, SEED)
-    vae, _ = latent_pool(work_folder, pictures)
+    _, captions = scene_pool(work_folder, POOL, SEED)
     tokenizer = caption_tokenizer(captions)
     denoiser = Denoiser(tokenizer)
     if state := load_checkpoint(work_folder / "unet.pt"):
         denoiser.load_state_dict(state["averaged"])
     return StableDiffusionPipeline(
-        vae=vae,
+        vae=finished_vae(work_folder),
         unet=denoiser.unet,
         text_encoder=denoiser.text_encoder,
         tokenizer=tokenizer,

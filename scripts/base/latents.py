@@ -9,20 +9,23 @@ import torch
 from diffusers import AutoencoderKL
 from models import build_vae
 from torch import Tensor
-from training import as_tensor, load_checkpoint, log
+from training import as_tensor, load_checkpoint, log, save_checkpoint
 
+VAE_CHECKPOINT = "vae.pt"
+DECODER_CHECKPOINT = "decoder.pt"
+LATENTS = "latents.pt"
 _BATCH = 32
 _PICTURES_FOR_STATISTICS = 2_000
 
 
-def normalised_vae(work_folder: Path, pictures: np.ndarray) -> AutoencoderKL:
+def _normalised_vae(work_folder: Path, pictures: np.ndarray) -> AutoencoderKL:
     """Load the VAE's averaged weights and fold a normalisation of its latents into them.
 
     Each latent channel gets mean 0 and variance 1 over `pictures`, so the pipeline's scaling factor is honestly 1.
     """
-    state = load_checkpoint(work_folder / "vae.pt")
+    state = load_checkpoint(work_folder / VAE_CHECKPOINT)
     if state is None:
-        raise SystemExit(f"no vae.pt in {work_folder}: run train_vae.py first")
+        raise SystemExit(f"no {VAE_CHECKPOINT} in {work_folder}: run train_vae.py first")
     vae = build_vae()
     vae.load_state_dict(state["averaged"])
     vae.requires_grad_(False)
@@ -54,15 +57,22 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray) -> Tensor:
     return torch.cat(latents)
 
 
-def latent_pool(work_folder: Path, pictures: np.ndarray) -> tuple[AutoencoderKL, Tensor]:
-    """Return the normalised VAE and the latents of `pictures`; both are kept in the work folder."""
-    file = work_folder / "latents.pt"
+def latent_pool(work_folder: Path, pictures: np.ndarray) -> Tensor:
+    """Return the latents of `pictures` by the normalised VAE; both are kept in the work folder."""
+    file = work_folder / LATENTS
     if saved := load_checkpoint(file):
-        vae = build_vae()
-        vae.load_state_dict(saved["vae"])
-        return vae, saved["latents"]
+        return saved["latents"]
     log.info("encoding %d pictures", len(pictures))
-    vae = normalised_vae(work_folder, pictures)
+    vae = _normalised_vae(work_folder, pictures)
     latents = encode(vae, pictures)
-    torch.save({"vae": vae.state_dict(), "latents": latents}, file)
-    return vae, latents
+    save_checkpoint(file, {"vae": vae.state_dict(), "latents": latents})
+    return latents
+
+
+def finished_vae(work_folder: Path) -> AutoencoderKL:
+    """Load the VAE whose latents the UNet learns, with its decoder as far as that has been trained since."""
+    vae = build_vae()
+    vae.load_state_dict(torch.load(work_folder / LATENTS, weights_only=True)["vae"])
+    if state := load_checkpoint(work_folder / DECODER_CHECKPOINT):
+        vae.load_state_dict(state["averaged"])
+    return vae

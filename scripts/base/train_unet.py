@@ -53,7 +53,7 @@ def caption_tokenizer(captions: list[str]) -> CLIPTokenizer:
 def train(work_folder: Path, steps: int) -> None:
     torch.manual_seed(SEED)
     pictures, captions = scene_pool(work_folder, POOL, SEED)
-    _, latents = latent_pool(work_folder, pictures)
+    latents = latent_pool(work_folder, pictures)
     tokenizer = caption_tokenizer(captions)
     # The last row is the empty caption, which teaches the unconditional prediction that guidance needs.
     token_ids = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -114,7 +114,7 @@ def _timesteps(count: int, generator: torch.Generator) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--steps", type=int, default=20_000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(arguments.work_folder, arguments.steps)

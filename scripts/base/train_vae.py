@@ -1,4 +1,8 @@
-"""Train the VAE: python train_vae.py --work-folder DIR [--steps N]. Killed, it goes on from its last checkpoint."""
+"""Train the VAE: python train_vae.py --work-folder DIR [--steps N] [--decoder-only].
+
+Killed, it goes on from its last checkpoint. The decoder alone may be trained further at any time after the UNet: the
+latents, which the UNet knows, stay what they are while the pictures get sharper.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
+from latents import DECODER_CHECKPOINT, VAE_CHECKPOINT, finished_vae
 from models import build_vae
 from pool import jumble_pool, scene_pool
 from torch import Tensor
@@ -24,15 +30,17 @@ GRADIENT_WEIGHT = 0.5
 CHECKPOINT_EVERY = 500
 
 
-def train(work_folder: Path, steps: int) -> None:
+def train(vae: AutoencoderKL, work_folder: Path, checkpoint: Path, steps: int) -> None:
+    """Train what is not frozen of `vae` up to step number `steps`."""
     torch.manual_seed(SEED)
     pictures = (scene_pool(work_folder, POOL, SEED)[0], jumble_pool(work_folder, POOL, SEED))
     held_out = as_tensor(jumble_pool(work_folder, 64, SEED + 1))
-    vae = build_vae().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
-    averaged = AveragedWeights(vae)
+    vae.to(memory_format=torch.channels_last)
+    weights = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    averaged = AveragedWeights(vae, decay=0.998)
     first = 0
-    if state := load_checkpoint(work_folder / "vae.pt"):
+    if state := load_checkpoint(checkpoint):
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
         averaged.weights, first = state["averaged"], state["step"]
@@ -45,7 +53,7 @@ def train(work_folder: Path, steps: int) -> None:
         batch = as_tensor(_batch(pictures, np.random.default_rng((SEED, step))))
         loss = _loss(vae, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         averaged.update(vae, step)
@@ -53,7 +61,7 @@ def train(work_folder: Path, steps: int) -> None:
             log.info("step %d loss %.4f %.0f s", step, loss.item(), time.monotonic() - started)
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged.weights}
-            save_checkpoint(work_folder / "vae.pt", state | {"step": step + 1})
+            save_checkpoint(checkpoint, state | {"step": step + 1})
             log.info("step %d held-out PSNR %.2f dB", step + 1, _held_out_psnr(averaged.weights, held_out))
 
 
@@ -86,6 +94,12 @@ def _loss(vae: torch.nn.Module, pictures: Tensor) -> Tensor:
     )
 
 
+def _with_frozen_encoder(vae: AutoencoderKL) -> AutoencoderKL:
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    return vae
+
+
 @torch.no_grad()
 def _held_out_psnr(weights: dict[str, Tensor], pictures: Tensor) -> float:
     vae = build_vae()
@@ -96,11 +110,16 @@ def _held_out_psnr(weights: dict[str, Tensor], pictures: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so the latents, alone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.work_folder.mkdir(parents=True, exist_ok=True)
-    train(arguments.work_folder, arguments.steps)
+    work_folder, steps = arguments.work_folder, arguments.steps
+    if arguments.decoder_only:
+        train(_with_frozen_encoder(finished_vae(work_folder)), work_folder, work_folder / DECODER_CHECKPOINT, steps)
+    else:
+        train(build_vae(), work_folder, work_folder / VAE_CHECKPOINT, steps)
 
 
 if __name__ == "__main__":
