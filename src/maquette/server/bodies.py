@@ -65,7 +65,7 @@ class WireBody(AbstractDTO[T]):
     def create_openapi_schema(
         cls,
         field_definition: FieldDefinition,
-        handler_id: str,
+        handler_id: str,  # noqa: ARG003
         schema_creator: Any,
     ) -> Reference | Schema:
         """The schema of the type itself."""

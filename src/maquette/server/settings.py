@@ -148,9 +148,8 @@ def _read(field: msgspec.structs.FieldInfo, given: object) -> Any:
     try:
         return msgspec.convert(given, field.type, strict=False, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        raise InvalidRequest(
-            variable(field.name), f"{given!r} can't be used: {error}. {_meta(field).description}"
-        ) from None
+        # The value is not repeated: it may be a secret, or a URL with a password in it.
+        raise InvalidRequest(variable(field.name), f"can't be used: {error}. {_meta(field).description}") from None
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -1,7 +1,7 @@
 """The API as tests use it: a tenant's calls, pictures to send, and a count of what calls leave behind."""
 
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from litestar import Litestar
@@ -26,7 +26,7 @@ class Api:
     """The API as one tenant uses it."""
 
     def __init__(self, app: Litestar, key: str) -> None:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(cast("Any", app), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url=HOST, headers={"authorization": key})
 
     async def upload(self, data: bytes | None = None, extension: str = "png") -> str:

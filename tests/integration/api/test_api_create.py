@@ -1,0 +1,211 @@
+"""A training is created whole, or not at all."""
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import select
+
+from maquette.core.errors import MaquetteError
+from maquette.core.ids import sha256_hex
+from maquette.core.specs import TrainingSpec
+from maquette.db.engine import Database
+from maquette.db.tables import assets, dataset_items, events, tasks
+from maquette.server.app import create_app
+from maquette.server.assets import service
+from maquette.server.settings import Settings
+from maquette.storage.base import Storage
+from maquette.testing.api import Api, Traces, picture, reason
+from maquette.testing.factories import SHA256
+
+
+async def spec_of(database: Database, task_id: str) -> TrainingSpec:
+    async with database.read() as conn:
+        stored = await conn.scalar(select(tasks.c.spec).where(tasks.c.id == task_id))
+    return msgspec.convert(stored, TrainingSpec)
+
+
+async def sealed_keys(database: Database) -> list[str]:
+    async with database.read() as conn:
+        rows = await conn.execute(select(dataset_items.c.object_key).order_by(dataset_items.c.position))
+        return list(rows.scalars())
+
+
+@pytest.mark.parametrize("task_type", ["subject", "style"])
+async def test_a_task_its_dataset_and_its_event_are_born_together(
+    api: Api, database: Database, traces: Traces, task_type: str
+) -> None:
+    items = [{"assets_id": await api.upload(), "caption": "a red wall"}, {"assets_id": await api.upload()}]
+    before = await traces.count()
+    response = await api.train(task_type, image_dataset_items=items)
+    assert response.status_code == 200
+    assert list(response.json()) == ["task_id"]
+    after = await traces.count()
+    born = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert born == {"tasks": 1, "datasets": 1, "dataset_items": 2, "events": 1, "objects": 2, "counters": 3}
+    spec = await spec_of(database, response.json()["task_id"])
+    assert spec.task_type == task_type
+    assert [item.name for item in spec.pictures] == [f"0{n}-{item['assets_id']}.png" for n, item in enumerate(items)]
+    assert [item.sha256 for item in spec.pictures] == [sha256_hex(picture())] * 2
+    assert [item.caption for item in spec.pictures] == ["a red wall", None]
+    assert (spec.base.name, spec.base.family, spec.base.sha256) == ("tiny", "sd15", SHA256)
+    async with database.read() as conn:
+        event = (await conn.execute(select(events.c.kind, events.c.data))).one()
+    assert (event.kind, event.data) == ("task", {"from": None, "to": "QUEUING", "reason": "created"})
+
+
+async def test_every_default_is_pinned(api: Api, database: Database) -> None:
+    items = [{"assets_id": await api.upload(picture(colour=colour))} for colour in ("red", "green", "blue")]
+    first = await spec_of(database, await api.task(image_dataset_items=items))
+    second = await spec_of(database, await api.task(image_dataset_items=items))
+    assert msgspec.structs.asdict(replace(first.settings, seed=1)) == {
+        "train_batch_size": 1,
+        "learning_rate": 1e-4,
+        "max_train_steps": 600,
+        "seed": 1,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "instance_prompt": "a photo of ohwx person",
+        "class_prompt": "person",
+        "with_prior_preservation": False,
+        "prior_loss_weight": 1.0,
+        "train_text_encoder": False,
+        "lora_r": 16,
+        "lora_alpha": 16,
+        "lora_text_encoder_r": 16,
+        "lora_text_encoder_alpha": 16,
+    }
+    assert first.settings.seed != second.settings.seed
+
+
+async def test_the_body_as_the_python_sdk_sends_it(api: Api, database: Database) -> None:
+    asset_id = await api.upload(picture("jpeg"), "jpeg")
+    task_id = await api.task(
+        width=512,
+        height=512,
+        image_dataset_items=[{"assets_id": asset_id}],
+        expert_setting={
+            "instance_prompt": "a photo of ohwx person",
+            "class_prompt": "person",
+            "max_train_steps": 400,
+            "learning_rate": "1e-4",
+            "seed": None,
+            "lr_scheduler": None,
+            "with_prior_preservation": None,
+            "prior_loss_weight": None,
+            "lora_r": 16,
+            "lora_alpha": None,
+            "lora_text_encoder_r": None,
+            "lora_text_encoder_alpha": None,
+        },
+        components=[
+            {"name": "face_crop_region", "args": [{"name": "ratio", "value": "1.4"}]},
+            {"name": "resize", "args": [{"name": "height", "value": "512"}, {"name": "width", "value": "384"}]},
+            {
+                "name": "face_restore",
+                "args": [{"name": "method", "value": "gfpgan_1.4"}, {"name": "upscale", "value": "1.0"}],
+            },
+        ],
+    )
+    spec = await spec_of(database, task_id)
+    assert spec.settings.max_train_steps == 400
+    assert (spec.preparation.width, spec.preparation.height) == (384, 512)
+    assert spec.preparation.face_crop_ratio == 1.4
+
+
+async def test_batch_size_is_an_alias(api: Api, database: Database) -> None:
+    spec = await spec_of(database, await api.task(expert_setting={"batch_size": "3"}))
+    assert spec.settings.train_batch_size == 3
+    spec = await spec_of(database, await api.task(expert_setting={"batch_size": 3, "train_batch_size": 2}))
+    assert spec.settings.train_batch_size == 2
+
+
+async def test_unknown_foreign_and_empty_assets_read_the_same(api: Api, stranger: Api, traces: Traces) -> None:
+    mine = await api.upload()
+    missing = ["0" * 32, 100024, "not an id \u00e9", await stranger.upload(), (await api.asset())["assets_id"]]
+    before = await traces.count()
+    messages: set[str] = set()
+    for asset_id in missing:
+        response = await api.train(image_dataset_items=[{"assets_id": mine}, {"assets_id": asset_id}])
+        assert reason(response) == (400, "INVALID_REQUEST_BODY")
+        messages.add(response.json()["message"])
+    assert messages == {"image_dataset_items[1].assets_id: no picture has been uploaded under this id; upload it first"}
+    assert await traces.count() == before
+
+
+async def test_an_unknown_base_names_the_known_ones(api: Api, traces: Traces) -> None:
+    items = [{"assets_id": await api.upload()}]
+    before = await traces.count()
+    response = await api.train(base_model="v1-5-pruned", image_dataset_items=items)
+    assert reason(response) == (400, "INVALID_REQUEST_BODY")
+    assert response.json()["message"] == "base_model: unknown base model 'v1-5-pruned'; this server has tiny"
+    assert await traces.count() == before
+
+
+async def test_fifty_pictures_are_taken(api: Api, traces: Traces) -> None:
+    asset_id = await api.upload()
+    response = await api.train(image_dataset_items=[{"assets_id": asset_id}] * 50)
+    assert response.status_code == 200
+    assert (await traces.count())["dataset_items"] == 50
+
+
+async def test_the_operators_limits_hold(
+    api: Api, settings: Settings, database: Database, storage: Storage, traces: Traces
+) -> None:
+    strict = replace(settings, max_pictures=2, max_train_steps=150)
+    tenant = Api(create_app(strict, database, storage), api.http.headers["authorization"])
+    item = {"assets_id": await api.upload()}
+    before = await traces.count()
+    response = await tenant.train(image_dataset_items=[item] * 3)
+    assert response.json()["message"] == "image_dataset_items: must be a list of 1 to 2 items, got 3 items"
+    response = await tenant.train(image_dataset_items=[item], expert_setting={"max_train_steps": 151})
+    assert response.json()["message"] == (
+        "expert_setting.max_train_steps: must be between 1 and 150 on this server, got 151"
+    )
+    assert await traces.count() == before
+    spec = await spec_of(database, await tenant.task(image_dataset_items=[item]))
+    assert spec.settings.max_train_steps == 150
+
+
+async def test_a_sealed_picture_is_out_of_every_uploads_reach(api: Api, database: Database, storage: Storage) -> None:
+    asset = await api.asset()
+    await api.http.put(asset["upload_url"], content=picture(colour="red"))
+    item = {"assets_id": asset["assets_id"]}
+    await api.task(image_dataset_items=[item])
+    (sealed,) = await sealed_keys(database)
+    await api.http.put(asset["upload_url"], content=picture(colour="blue"))
+    assert await storage.get(sealed) == picture(colour="red")
+    again = await spec_of(database, await api.task(image_dataset_items=[item]))
+    assert again.pictures[0].sha256 == sha256_hex(picture(colour="blue"))
+    assert {await storage.get(key) for key in await sealed_keys(database)} == {
+        picture(colour="red"),
+        picture(colour="blue"),
+    }
+
+
+async def test_a_second_task_takes_the_same_sealed_copy(api: Api, database: Database, traces: Traces) -> None:
+    items = [{"assets_id": await api.upload()}]
+    await api.task(image_dataset_items=items)
+    objects = (await traces.count())["objects"]
+    await api.task(image_dataset_items=items)
+    assert len(set(await sealed_keys(database))) == 1
+    assert (await traces.count())["objects"] == objects
+
+
+async def test_an_upload_between_draft_and_seal_is_a_conflict_not_a_mixture(
+    api: Api, database: Database, storage: Storage
+) -> None:
+    asset = await api.asset()
+    await api.http.put(asset["upload_url"], content=picture(colour="red"))
+    async with database.read() as conn:
+        tenant_id = await conn.scalar(select(assets.c.tenant_id))
+        assert tenant_id is not None
+        drafted = await service.uploaded(conn, tenant_id, [asset["assets_id"]])
+    await api.http.put(asset["upload_url"], content=picture(colour="blue"))
+    with pytest.raises(MaquetteError, match="send the request again") as refused:
+        await service.seal(storage, tenant_id, drafted.values())
+    assert refused.value.status == 409
+    # A seal of the older bytes that won the race is not remembered for the newer ones.
+    async with database.write() as conn:
+        (older,) = drafted.values()
+        await service.remember_sealed(conn, tenant_id, [service.SealedAsset(older, "sealed/x")])
+        assert await conn.scalar(select(assets.c.sealed_key)) is None
