@@ -11,7 +11,7 @@ from maquette.server.assets import routes as assets
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
 from maquette.server.lingering import Lingering
-from maquette.server.openapi import openapi_config, openapi_json
+from maquette.server.openapi import KEY, openapi_config, openapi_json
 from maquette.server.queries import DottedQueries
 from maquette.server.settings import Settings
 from maquette.server.signing import open_signer
@@ -63,6 +63,7 @@ def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> 
         middleware=[KeyRequired],
         dependencies={"tenant_id": Provide(tenant_of, sync_to_thread=False)},
         request_max_body_size=settings.max_body_bytes,
+        security=[{KEY: []}],
         include_in_schema=include_in_schema,
     )
 

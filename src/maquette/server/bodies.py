@@ -33,7 +33,10 @@ class WireBody(AbstractDTO[T]):
         Raises:
             InvalidRequest: it is no JSON object, or a field breaks its rule.
         """
-        body = without_placeholders(_json(value), "")
+        try:
+            body = without_placeholders(_json(value), "")
+        except RecursionError:
+            raise InvalidRequest("body", "is nested too deeply") from None
         if isinstance(body, dict):
             self.tidy(body)
         return read(body, self.model_type)
@@ -107,5 +110,3 @@ def _json(value: bytes) -> object:
         return msgspec.json.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRequest("body", f"is no valid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidRequest("body", "is nested too deeply") from None

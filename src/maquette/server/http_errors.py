@@ -26,6 +26,9 @@ from maquette.server.requirements import requirement, shown
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 Connection = Request[Any, Any, Any]
 
+NOT_NOW = ("08", "53", "57P")
+"""SQL states of a server that can't be reached, is full, or starts or stops (PostgreSQL's appendix A)."""
+
 
 class ErrorBody(Struct, frozen=True):
     """What every error answers with.
@@ -121,6 +124,12 @@ def _database_error(request: Connection, error: DBAPIError) -> Response[ErrorBod
     return _backend_away(request, error) if lost else _defect(request, error)
 
 
+def _unforeseen(request: Connection, error: Exception) -> Response[ErrorBody]:
+    """PostgreSQL's driver raises its own errors while it connects, and no other way tells them than their SQL state."""
+    state = str(getattr(error, "sqlstate", ""))
+    return _backend_away(request, error) if state.startswith(NOT_NOW) else _defect(request, error)
+
+
 def _framework_error(request: Connection, error: InternalServerException) -> Response[ErrorBody]:
     """The framework's own errors; a client that left in the middle of its body is one of them, and nobody's fault."""
     if "client disconnected" not in error.detail:
@@ -145,6 +154,6 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     DBAPIError: _database_error,
     PoolTimeoutError: _backend_away,
     OSError: _backend_away,
-    Exception: _defect,
+    Exception: _unforeseen,
 }
 """The most specific class of an error decides. An OSError is a network's, a disk's or a storage's."""

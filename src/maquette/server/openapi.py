@@ -7,6 +7,10 @@ from litestar import Request, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+KEY = "api-key"
+"""What the schema calls the permission that an API key gives."""
 
 
 def _refuse_unknown(response: Response[Any]) -> Response[Any]:
@@ -22,6 +26,7 @@ def openapi_config() -> OpenAPIConfig:
         title="Maquette",
         version=version("maquette"),
         use_handler_docstrings=True,
+        components=Components(security_schemes={KEY: SecurityScheme(type="http", scheme="bearer")}),
         render_plugins=[JsonRenderPlugin()],
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_refuse_unknown),
     )

@@ -1,5 +1,7 @@
 """A training is created whole, or not at all."""
 
+import asyncio
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -209,3 +211,17 @@ async def test_an_upload_between_draft_and_seal_is_a_conflict_not_a_mixture(
         (older,) = drafted.values()
         await service.remember_sealed(conn, tenant_id, [service.SealedAsset(older, "sealed/x")])
         assert await conn.scalar(select(assets.c.sealed_key)) is None
+
+
+async def test_tasks_that_take_the_same_pictures_in_any_order_do_not_wait_for_each_other(
+    api: Api, database: Database
+) -> None:
+    assets_ids = [await api.upload() for _ in range(6)]
+    orders = [assets_ids, assets_ids[::-1], assets_ids[3:] + assets_ids[:3]] * 4
+    responses = await asyncio.gather(
+        *(api.train(image_dataset_items=[{"assets_id": asset_id} for asset_id in order]) for order in orders)
+    )
+    assert [response.status_code for response in responses] == [200] * len(orders)
+    async with database.read() as conn:
+        numbers = (await conn.execute(select(tasks.c.number).order_by(tasks.c.number))).scalars()
+        assert list(numbers) == list(range(1, len(orders) + 1))

@@ -3,9 +3,11 @@
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.server.access import repository
 from maquette.server.access.keys import draw_key, parse_header, parse_key
+
+LONGEST_NAME = 255
 
 
 class InvalidApiKey(MaquetteError):
@@ -30,7 +32,13 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
 
 
 async def create_key(conn: AsyncConnection, tenant: str) -> str:
-    """A new key for the tenant of this name, who is created where there is none. Shown this once, never again."""
+    """A new key for the tenant of this name, who is created where there is none. Shown this once, never again.
+
+    Raises:
+        InvalidRequest: the name is empty or too long.
+    """
+    if not 1 <= len(tenant) <= LONGEST_NAME:
+        raise InvalidRequest("tenant", f"must be a name of 1 to {LONGEST_NAME} characters")
     key = draw_key()
     await repository.add_key(conn, await repository.tenant_id(conn, tenant), key.lookup, key.secret_hash)
     return str(key)

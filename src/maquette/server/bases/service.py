@@ -13,6 +13,7 @@ from maquette.server.bases import repository
 from maquette.server.bases.repository import Base
 
 CHECKPOINT = "checkpoint"
+LONGEST_NAME = 255
 
 
 async def inspect_folder(name: str, folder: Path) -> Base:
@@ -20,7 +21,10 @@ async def inspect_folder(name: str, folder: Path) -> Base:
 
     Raises:
         BrokenBase: it can't be one; the message names the file and the fix.
+        InvalidRequest: the name is empty or too long.
     """
+    if not 1 <= len(name) <= LONGEST_NAME:
+        raise InvalidRequest("name", f"must be a name of 1 to {LONGEST_NAME} characters")
     found = await asyncio.to_thread(inspect_base, folder)
     return Base(name=name, kind=CHECKPOINT, family=found.family, location=str(found.path), sha256=found.sha256)
 
@@ -35,7 +39,7 @@ async def add(conn: AsyncConnection, name: str, folder: Path) -> None:
     large, call `inspect_folder` before it, then `register`.
 
     Raises:
-        BrokenBase: see `inspect_folder`.
+        BrokenBase, InvalidRequest: see `inspect_folder`.
     """
     await register(conn, await inspect_folder(name, folder))
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from asyncpg.exceptions import CannotConnectNowError
 from litestar import Litestar, get
 from structlog.testing import capture_logs
 
@@ -42,6 +43,8 @@ async def test_wrong_methods(api: Api, method: str, path: str) -> None:
         (b'{"width": 1e999}', "body: is no valid JSON: Number out of range"),
         (b'{"name": "\\ud800"}', "body: is no valid JSON: "),
         (b"[" * 100_000, "body: is nested too deeply"),
+        (b"[" * 500 + b"]" * 500, "body: "),
+        (b'{"name":' * 900 + b"1" + b"}" * 900, "body: is nested too deeply"),
         (b"[1, 2]", "body: must be an object, got 2 items"),
         (b"3", "body: must be an object, got 3"),
         (b"null", "body: must be an object, got null"),
@@ -91,6 +94,19 @@ async def test_a_database_that_goes_away_is_a_503(settings: Settings, storage: S
     await database.dispose()
 
 
+async def test_a_database_that_starts_up_is_a_503(
+    settings: Settings, sqlite_database: Database, storage: Storage
+) -> None:
+    @get("/starting")
+    async def starting() -> None:
+        raise CannotConnectNowError("the database system is starting up")
+
+    app = create_app(settings, sqlite_database, storage)
+    app.register(starting)
+    with capture_logs():
+        assert reason(await Api(app, "no key").http.get("/starting")) == (503, "SERVICE_UNAVAILABLE")
+
+
 async def test_every_documented_answer_names_the_envelope(app: Litestar) -> None:
     schema: dict[str, Any] = app.openapi_schema.to_schema()
     envelope = {"$ref": "#/components/schemas/ErrorBody"}
@@ -99,6 +115,7 @@ async def test_every_documented_answer_names_the_envelope(app: Litestar) -> None
     ]
     assert len(keyed) == 10
     for path, call in keyed:
+        assert call["security"] == [{"api-key": []}], path
         for status in ("400", "403", "404", "503"):
             assert call["responses"][status]["content"]["application/json"]["schema"] == envelope, (path, status)
     assert list(schema["components"]["schemas"]["ErrorBody"]["properties"]) == ["code", "reason", "message", "metadata"]
