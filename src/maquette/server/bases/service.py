@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.bases.catalogue import BUNDLED_BASE, BUNDLED_PATH
 from maquette.bases.folder import inspect_base
 from maquette.core.errors import InvalidRequest
 from maquette.core.specs import BaseRef
@@ -32,21 +31,6 @@ async def inspect_folder(name: str, folder: Path) -> Base:
 async def register(conn: AsyncConnection, base: Base) -> None:
     """Open a base to every tenant; an earlier one of the same name is replaced, and tasks that pinned it fail."""
     await repository.put(conn, base)
-
-
-async def add(conn: AsyncConnection, name: str, folder: Path) -> None:
-    """Register a folder in diffusers layout. Its weights are read while the transaction is open; for one that may be
-    large, call `inspect_folder` before it, then `register`.
-
-    Raises:
-        BrokenBase, InvalidRequest: see `inspect_folder`.
-    """
-    await register(conn, await inspect_folder(name, folder))
-
-
-async def register_bundled(conn: AsyncConnection) -> None:
-    """Register the base that comes with this version."""
-    await add(conn, BUNDLED_BASE.name, BUNDLED_PATH)
 
 
 async def list_all(conn: AsyncConnection) -> list[Base]:
