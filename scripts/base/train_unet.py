@@ -61,7 +61,9 @@ def train(work_folder: Path, steps: int) -> None:
 
     denoiser = Denoiser(tokenizer)
     denoiser.unet.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+    )
     averaged = AveragedWeights(denoiser, decay=0.9995)
     noise_scheduler = build_noise_scheduler()
     first = 0
@@ -91,7 +93,11 @@ def train(work_folder: Path, steps: int) -> None:
 
 
 def _loss(
-    denoiser: Callable[..., Tensor], noise_scheduler: DDIMScheduler, latents: Tensor, token_ids: Tensor, generator: torch.Generator
+    denoiser: Callable[..., Tensor],
+    noise_scheduler: DDIMScheduler,
+    latents: Tensor,
+    token_ids: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """The mean squared error of the velocity over a fresh batch."""
     chosen = torch.randint(len(latents), (BATCH,), generator=generator)

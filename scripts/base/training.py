@@ -26,9 +26,8 @@ class AveragedWeights:
     def update(self, module: nn.Module, step: int) -> None:
         # Early on the average would mostly remember the random start: let it follow faster then.
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor, 1 - decay)
+        learnt = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+        torch._foreach_lerp_([self.weights[name] for name in learnt], list(learnt.values()), 1 - decay)
 
 
 def rate_factor(step: int, total: int) -> float:
