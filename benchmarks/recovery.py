@@ -9,7 +9,6 @@ are this machine's.
 
 import json
 import os
-import platform
 import signal
 import statistics
 import tempfile
@@ -17,6 +16,7 @@ import time
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from machine import machine
 from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
 from maquette.core.rundir import ProcessRecord, RunDirectory
@@ -43,7 +43,7 @@ def main() -> None:
     noticed = [at - killed for at, killed in zip(queued, kills, strict=True)]
     back = [event["created_at"] - killed for event, killed in zip(resumed, kills, strict=True)]
     figures = {
-        "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine("torch", "diffusers", "peft"),
         "ended": task.task_status,
         "noticed_seconds": noticed,
         "training_again_seconds": back,
