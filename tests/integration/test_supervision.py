@@ -218,8 +218,8 @@ async def test_a_killed_trainer_is_resumed_from_its_checkpoint_to_the_same_bytes
         (Script(fail_at=2, reason=Reason.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY, 2),
         (Script(fail_at=2, reason=Reason.INTERNAL), Reason.INTERNAL, 3),
         (Script(die_at=2), Reason.WORKER_LOST, 5),
-        (Script(no_manifest=True), Reason.WORKER_LOST, 5),
-        (Script(wrong_hash=True), Reason.WORKER_LOST, 5),
+        (Script(no_manifest=True), Reason.UNVERIFIED, 3),
+        (Script(wrong_hash=True), Reason.UNVERIFIED, 3),
     ],
     ids=["bad dataset", "diverged", "out of memory", "internal", "killed", "no manifest", "wrong hash"],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -128,5 +129,5 @@ def operator_errors() -> Generator[None]:
     try:
         yield
     except (BrokenBase, UnusableDatabase, UnusableStorage, UnknownName) as error:
-        err.print(f"[red]error[/] {error}", markup=True)
+        err.print(f"[red]error[/] {escape(str(error))}")
         raise typer.Exit(1) from None

@@ -1,5 +1,6 @@
 """Progress bars for uploads and trainings."""
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from maquette.cli.output import err
@@ -27,5 +28,5 @@ def follow_with_bar(client: Client, task_id: str) -> TaskDetail:
         bar = progress.add_task("training", total=None, note="")
         for task in client.follow(task_id):
             note = task.task_status.lower() if not task.message else f"{task.task_status.lower()}: {task.message}"
-            progress.update(bar, completed=task.step, total=task.total_steps, note=note)
+            progress.update(bar, completed=task.step, total=task.total_steps, note=escape(note))
     return client.task(task_id)

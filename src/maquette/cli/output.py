@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from maquette.client.client import Client
 from maquette.client.records import Model
@@ -48,7 +49,7 @@ def print_json(value: object) -> None:
 
 def fail(error: MaquetteError) -> None:
     """Print an error's words and its stable reason on stderr."""
-    err.print(f"[red]{error.reason}[/] {error.message}", markup=True)
+    err.print(f"[red]{error.reason}[/] {escape(error.message)}")
 
 
 def status(text: str) -> str:

@@ -28,7 +28,9 @@ class ServerProcess:
         self.log = data_dir / "server.log"
         self.url = ""
         self._port = 0
-        self._environment = os.environ | dict(settings or {})
+        # What an operator has set is about another server: this one must not touch its database.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("MAQUETTE_")}
+        self._environment = ours | dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:

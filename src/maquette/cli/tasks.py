@@ -4,6 +4,7 @@ from itertools import islice
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from maquette.cli.follow import follow_with_bar
@@ -44,7 +45,7 @@ def list_tasks(
             task.task_id,
             task.task_type,
             status(task.task_status),
-            task.task_name,
+            escape(task.task_name),
             model_names(task.models),
         )
     out.print(table)
@@ -59,16 +60,16 @@ def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: A
         task = client.task(task_id)
     table = Table.grid(padding=(0, 2))
     table.add_row("task", task.task_id)
-    table.add_row("name", task.task_name)
+    table.add_row("name", escape(task.task_name))
     table.add_row("type", task.task_type)
     table.add_row("status", f"{status(task.task_status)}  {task.reason}")
     if task.message:
-        table.add_row("", task.message)
+        table.add_row("", escape(task.message))
     table.add_row("steps", f"{task.step} of {task.total_steps}")
     table.add_row("created", instant(task.created_at))
     table.add_row("model", model_names(task.models) or "none yet")
     for name, value in task.settings.items():
-        table.add_row(f"[dim]{name}[/]", f"[dim]{value}[/]")
+        table.add_row(f"[dim]{name}[/]", f"[dim]{escape(str(value))}[/]")
     out.print(table)
 
 
@@ -76,7 +77,7 @@ def watch(task_id: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None
     """Follow a task with a progress bar until it ends."""
     with connect(url, api_key) as client:
         task = follow_with_bar(client, task_id)
-    out.print(f"{task.task_id} {status(task.task_status)} {task.message}")
+    out.print(f"{task.task_id} {status(task.task_status)} {escape(task.message)}")
     raise typer.Exit(0 if task.task_status == "SUCCESS" else 1)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
+from rich.markup import escape
 
 from maquette.cli.follow import follow_with_bar, progress_bar
 from maquette.cli.output import DEFAULT_URL, ApiKey, Url, connect, err, out
@@ -84,7 +85,7 @@ def train(
         err.print(f"task {task_id}")
         task = follow_with_bar(client, task_id)
         if task.task_status != "SUCCESS":
-            err.print(f"[red]{task.task_status}[/] {task.message}")
+            err.print(f"[red]{task.task_status}[/] {escape(task.message)}")
             raise typer.Exit(1)
         output.mkdir(parents=True, exist_ok=True)
         target = output / task.models[0].model_name

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from maquette.client.records import Asset, EventPage, Task, TaskDetail, TaskPage
-from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.files import CHUNK, atomic_file
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
 
@@ -46,6 +46,8 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise InvalidRequest("MAQUETTE_URL", f"must begin with http:// or https://, got {url!r}")
         self._http = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=TIMEOUT_SECONDS, trust_env=False
         )
@@ -67,7 +69,9 @@ class Client:
         extension = picture.suffix.removeprefix(".")
         asset = self._call("POST", "/v3/assets/training_dataset", Asset, json={"file_extension": extension})
         data = picture.read_bytes()
-        self._patiently(lambda: _checked(httpx.put(asset.upload_url, content=data, timeout=TIMEOUT_SECONDS)))
+        self._patiently(
+            lambda: _checked(httpx.put(asset.upload_url, content=data, timeout=TIMEOUT_SECONDS, trust_env=False))
+        )
         return asset.assets_id
 
     def create_training(

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 AUTO = "auto"
-NVIDIA = re.compile(r"nvidia(\d+)")
+NVIDIA = re.compile(r"nvidia\d+")
 
 
 def detect_devices(setting: str, dev: Path = Path("/dev")) -> tuple[str, ...]:
@@ -17,5 +17,6 @@ def detect_devices(setting: str, dev: Path = Path("/dev")) -> tuple[str, ...]:
     """
     if setting != AUTO:
         return tuple(name.strip() for name in setting.split(",") if name.strip())
-    numbers = sorted(int(found[1]) for path in dev.iterdir() if (found := NVIDIA.fullmatch(path.name)))
-    return tuple(f"cuda:{number}" for number in numbers) or ("cpu",)
+    # torch counts from 0 what it sees, whatever numbers the machine gives the device files.
+    count = sum(NVIDIA.fullmatch(path.name) is not None for path in dev.iterdir())
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)

@@ -7,6 +7,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
+    # Threads that wait for work sleep: spinning ones starve each other as soon as anything else runs on the cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # CUDA's matrix library works deterministically only with a workspace of fixed size.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }

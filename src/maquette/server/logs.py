@@ -14,16 +14,20 @@ SHARED: tuple[Any, ...] = (
     structlog.processors.TimeStamper("iso", utc=True),
 )
 
+WITHOUT_LOCALS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+"""Frames hold keys, secrets and captions; none of them belongs in a log."""
+
 
 def configure_logs(log_format: LogFormat) -> None:
     """Set up logging for this process; for its main program alone."""
-    renderer: Any
+    renderer: list[Any]
     if log_format is LogFormat.JSON:
-        renderer = structlog.processors.JSONRenderer()
-        exceptions: Any = structlog.processors.dict_tracebacks
+        renderer = [WITHOUT_LOCALS, structlog.processors.JSONRenderer()]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        exceptions = structlog.stdlib.PositionalArgumentsFormatter()
+        plain = structlog.dev.plain_traceback
+        renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -33,7 +37,7 @@ def configure_logs(log_format: LogFormat) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, exceptions, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

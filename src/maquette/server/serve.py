@@ -73,8 +73,10 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
         try:
             yield create_app(settings, database, storage)
         finally:
-            await supervision.stop()
-            await executor.close()
+            try:
+                await supervision.stop()
+            finally:
+                await executor.close()
     finally:
         await database.dispose()
 
@@ -98,9 +100,12 @@ async def listen(app: Litestar, host: str, port: int, announce: Callable[[str], 
     await until_answering(host, port, serving)
     announce(f"http://{host}:{port}")
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if serving.done():
+        serving.result()
+        raise MaquetteError(ErrorReason.INTERNAL_ERROR, "the HTTP server ended by itself")
     log.info("server.stopping")
     server.stop()
-    stopping.cancel()
     # Granian waits for open connections as long as they last; an idle client must not keep the service from ending.
     done, _ = await asyncio.wait({serving}, timeout=SHUTDOWN_SECONDS)
     if not done:

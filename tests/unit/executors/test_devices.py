@@ -9,7 +9,7 @@ from maquette.executors.devices import detect_devices
     ("files", "expected"),
     [
         (["null", "nvidiactl", "nvidia-uvm", "nvidia0"], ("cuda:0",)),
-        (["nvidia10", "nvidia2"], ("cuda:2", "cuda:10")),
+        (["nvidia10", "nvidia2"], ("cuda:0", "cuda:1")),
         (["null", "nvidiactl"], ("cpu",)),
     ],
 )

@@ -110,9 +110,13 @@ async def supervised(conn: AsyncConnection, node_id: str, supervisor: str) -> li
     return await _open(conn, attempts.c.node_id == node_id, attempts.c.supervisor == supervisor)
 
 
-async def orphaned(conn: AsyncConnection, after: float) -> list[OpenAttempt]:
-    """Open attempts, of any node, whose lease ended more than `after` seconds ago."""
-    return await _open(conn, attempts.c.lease_until < now_sql(conn) - after)
+async def orphaned(conn: AsyncConnection, supervisor: str, after: float) -> list[OpenAttempt]:
+    """Open attempts, of any node, whose lease ended more than `after` seconds ago.
+
+    Those of `supervisor`, who asks, are no orphans: its machine may have slept, and it renews them at its next turn.
+    """
+    lapsed = attempts.c.lease_until < now_sql(conn) - after
+    return await _open(conn, lapsed, attempts.c.supervisor != supervisor)
 
 
 async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list[OpenAttempt]:
@@ -237,7 +241,7 @@ async def stored_checkpoints(conn: AsyncConnection, task_id: str) -> list[Checkp
     rows = await conn.execute(
         select(checkpoints.c.step, checkpoints.c.prefix, checkpoints.c.files)
         .where(checkpoints.c.task_id == task_id)
-        .order_by(checkpoints.c.step.desc(), checkpoints.c.fence.desc())
+        .order_by(checkpoints.c.fence.desc(), checkpoints.c.step.desc())
     )
     return [
         CheckpointRef(step=row.step, prefix=row.prefix, files=msgspec.convert(row.files, tuple[FileRecord, ...]))

@@ -9,6 +9,7 @@ import structlog
 log: Any = structlog.get_logger()
 
 LONGEST_BACK_OFF = 30.0
+MOST_DOUBLINGS = 16
 
 
 class Loop(ABC):
@@ -52,7 +53,7 @@ class Loop(ABC):
             except Exception as error:
                 failures += 1
                 log.exception("loop.turn_failed", loop=type(self).__name__, failures=failures, error=str(error))
-            await self._pause(min(self.interval * 2**failures, LONGEST_BACK_OFF) if failures else self.interval)
+            await self._pause(pause_after(self.interval, failures))
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -60,3 +61,8 @@ class Loop(ABC):
         except TimeoutError:
             return
         self._wake.clear()
+
+
+def pause_after(interval: float, failures: int) -> float:
+    """Seconds until the next turn: the interval, doubled for each turn that failed in a row, up to half a minute."""
+    return max(interval, min(interval * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACK_OFF))

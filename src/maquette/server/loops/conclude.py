@@ -2,7 +2,6 @@
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.ids import model_name
 from maquette.core.lifecycle import FAILURES, FailureClass, Reason, TaskStatus
 from maquette.core.rundir import Manifest
 from maquette.db.move import move_task
@@ -34,7 +33,7 @@ async def with_model(conn: AsyncConnection, attempt: OpenAttempt, manifest: Mani
             conn,
             tenant_id=attempt.tenant_id,
             task_id=attempt.task_id,
-            name=model_name(manifest.finished_at, manifest.weights.sha256),
+            finished_at=manifest.finished_at,
             object_key=f"{prefix}/{manifest.weights.path}",
             sample_key=f"{prefix}/{manifest.sample.path}",
             size=manifest.weights.size,

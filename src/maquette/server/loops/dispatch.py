@@ -16,7 +16,7 @@ from maquette.server.loops import attempts, conclude
 from maquette.server.loops.attempts import OpenAttempt, QueuedTask
 from maquette.server.loops.base import Loop
 from maquette.server.loops.lease import LEASE_SECONDS, Lease
-from maquette.storage.base import ObjectMissing
+from maquette.storage.base import StorageFailed
 
 log: Any = structlog.get_logger()
 
@@ -51,7 +51,7 @@ class DispatchLoop(Loop):
         if not self._lease.trusted:
             return
         await self._dispatch()
-        await asyncio.gather(*(self._launch(attempt) for attempt in await self._unlaunched()))
+        await asyncio.gather(*(self._guarded(attempt) for attempt in await self._unlaunched()))
 
     async def _dispatch(self) -> None:
         async with self._database.read() as conn:
@@ -99,6 +99,13 @@ class DispatchLoop(Loop):
             mine = await attempts.supervised(conn, self._executor.node_id, self._lease.supervisor)
         return [attempt for attempt in mine if attempt.handle is None]
 
+    async def _guarded(self, attempt: OpenAttempt) -> None:
+        """Launch one; what goes wrong with it is logged, tried again next turn, and does not keep others waiting."""
+        try:
+            await self._launch(attempt)
+        except Exception as error:
+            log.exception("attempt.not_launched", task=attempt.task_id, fence=attempt.fence, error=str(error))
+
     async def _launch(self, attempt: OpenAttempt) -> None:
         async with self._database.read() as conn:
             plan = await attempts.load_plan(
@@ -113,9 +120,13 @@ class DispatchLoop(Loop):
             return
         try:
             handle = await self._executor.launch(plan)
-        except (OSError, ObjectMissing) as error:
+        except StorageFailed as error:
+            # Not the task's fault and not the node's: it waits for the storage, and no attempt is spent on that.
+            log.warning("attempt.storage_away", task=attempt.task_id, fence=attempt.fence, error=str(error))
+            return
+        except OSError as error:
             log.warning("attempt.launch_failed", task=attempt.task_id, fence=attempt.fence, error=str(error))
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            full = error.errno == errno.ENOSPC
             await self._conclude(attempt, Reason.DISK_FULL if full else Reason.INTERNAL, str(error))
             return
         async with self._database.write() as conn:

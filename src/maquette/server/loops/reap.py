@@ -9,6 +9,7 @@ from maquette.db.engine import Database
 from maquette.executors.base import Executor
 from maquette.server.loops import attempts, conclude
 from maquette.server.loops.base import Loop
+from maquette.server.loops.lease import Lease
 
 log: Any = structlog.get_logger()
 
@@ -24,6 +25,7 @@ class ReapLoop(Loop):
         self,
         database: Database,
         executor: Executor,
+        lease: Lease,
         *,
         interval: float,
         orphan_after: float,
@@ -31,6 +33,7 @@ class ReapLoop(Loop):
         super().__init__(interval)
         self._database = database
         self._executor = executor
+        self._lease = lease
         self._orphan_after = orphan_after
 
     async def turn(self) -> None:
@@ -40,7 +43,7 @@ class ReapLoop(Loop):
 
     async def _end_orphans(self) -> None:
         async with self._database.read() as conn:
-            orphans = await attempts.orphaned(conn, self._orphan_after)
+            orphans = await attempts.orphaned(conn, self._lease.supervisor, self._orphan_after)
         for orphan in orphans:
             log.warning("attempt.orphaned", task=orphan.task_id, fence=orphan.fence)
             async with self._database.write() as conn:

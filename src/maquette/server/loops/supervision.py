@@ -52,7 +52,11 @@ class Supervision:
             on_device_freed=dispatch.wake,
         )
         reap = ReapLoop(
-            database, executor, interval=settings.reap_interval, orphan_after=settings.abandon_after + ORPHAN_MARGIN
+            database,
+            executor,
+            self.lease,
+            interval=settings.reap_interval,
+            orphan_after=settings.abandon_after + ORPHAN_MARGIN,
         )
         self._loops: tuple[Loop, ...] = (dispatch, watch, reap)
 
@@ -68,5 +72,8 @@ class Supervision:
 
     async def stop(self) -> None:
         """Stop turning; trainers run on, and the next server adopts them."""
-        async with asyncio.timeout(STOP_SECONDS):
-            await asyncio.gather(*(loop.stop() for loop in self._loops))
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(loop.stop() for loop in self._loops))
+        except TimeoutError:
+            log.warning("supervision.stopped_amid_a_turn", after_seconds=STOP_SECONDS)

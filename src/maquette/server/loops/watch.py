@@ -9,7 +9,17 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import Reason, TaskStatus
-from maquette.core.progress import CheckpointSaved, Failed, Note, PhaseBegan, Started, Step, Stopped, TrainerMessage
+from maquette.core.progress import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Note,
+    PhaseBegan,
+    Started,
+    Step,
+    Stopped,
+    TrainerMessage,
+)
 from maquette.core.rundir import Manifest
 from maquette.db.engine import Database
 from maquette.db.events import append_event
@@ -90,12 +100,13 @@ class WatchLoop(Loop):
         ending = None
         if seen.liveness is Liveness.EXITED:
             ending = await self._judge(attempt, seen, reason, message)
-        if seen.messages:
-            await self._store(attempt, seen, reason, message)
+        if seen.offset != attempt.message_offset and not await self._store(attempt, seen, reason, message):
+            return
         if ending:
             await self._conclude(attempt, ending)
 
-    async def _store(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> None:
+    async def _store(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> bool:
+        """Write down what an attempt did; False where it is another server's by now."""
         async with self._database.write() as conn:
             current = await attempts.advance(
                 conn,
@@ -106,7 +117,7 @@ class WatchLoop(Loop):
                 message=message,
             )
             if not current:
-                return
+                return False
             # The task's row before the event counters: the order in which every move locks them.
             await progress.record(conn, attempt, [said for said in seen.messages if isinstance(said, Step)])
             for checkpoint in seen.checkpoints:
@@ -116,6 +127,7 @@ class WatchLoop(Loop):
         for checkpoint in dropped:
             async for item in self._storage.list(checkpoint.prefix):
                 await self._storage.delete(item.key)
+        return True
 
     async def _judge(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> Ending:
         if seen.manifest is None:
@@ -149,6 +161,8 @@ def stated_end(attempt: OpenAttempt, messages: Sequence[TrainerMessage]) -> tupl
             return said.reason, said.message
         if isinstance(said, Stopped):
             return Reason.DRAINED, f"It stopped after step {said.step}."
+        if isinstance(said, Finished):
+            return Reason.UNVERIFIED, "Its files are not what its manifest says."
     return attempt.reason, attempt.message
 
 

@@ -2,7 +2,9 @@
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.ids import model_name
 from maquette.db.move import CreatedModel, create_model
+from maquette.server.models import repository
 
 
 async def birth(
@@ -10,7 +12,7 @@ async def birth(
     *,
     tenant_id: str,
     task_id: str,
-    name: str,
+    finished_at: int,
     object_key: str,
     sample_key: str,
     size: int,
@@ -18,9 +20,13 @@ async def birth(
 ) -> CreatedModel:
     """Give a task its model, DEPLOYING; belongs in the transaction that moves the task to SUCCESS.
 
-    The objects are stored and verified already; `size` (bytes) and `sha256` (hex) are those of the weights, and `name`
-    is the published one (`maquette.core.ids.model_name`).
+    The objects are stored and verified already; `size` (bytes) and `sha256` (hex) are those of the weights. The name
+    is the published one, of the second `finished_at` (Unix), or of a later one where an equal LoRA has that name.
     """
+    name = model_name(finished_at, sha256)
+    while await repository.is_taken(conn, tenant_id, name):
+        finished_at += 1
+        name = model_name(finished_at, sha256)
     return await create_model(
         conn,
         tenant_id=tenant_id,
