@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from maquette.client.records import Asset, EventPage, Task, TaskDetail, TaskPage
 from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
-from maquette.core.files import CHUNK, atomic_file
+from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
 
 Record = TypeVar("Record")
@@ -165,7 +165,10 @@ class Client:
         """
 
         def download() -> None:
-            with self._http.stream("GET", f"/v3/training/{task_id}/weights") as response, atomic_file(target) as file:
+            with (
+                self._http.stream("GET", f"/v3/training/{task_id}/weights") as response,
+                atomic_file(target, FOR_THE_USER) as file,
+            ):
                 if response.status_code != SUCCESS:
                     response.read()
                 for chunk in _checked(response).iter_bytes(CHUNK):

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 CHUNK = 1 << 20
+PRIVATE = 0o600
+FOR_THE_USER = 0o666
+"""Permissions of what a person asked for, before the umask takes its part."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -21,17 +24,21 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO]:
-    """A file to write that takes the name `path` only when the block ends well."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            yield cast("BinaryIO", file)
+def atomic_file(path: Path, mode: int = PRIVATE) -> Generator[BinaryIO]:
+    """A file to write that takes the name `path` only when the block ends well.
+
+    `mode` are its permissions as `open(2)` takes them, so that the user's umask counts.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.rename(path)
     fsync_directory(path.parent)
 

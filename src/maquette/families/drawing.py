@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from maquette.core.files import write_atomic
+from maquette.core.files import FOR_THE_USER, atomic_file
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
@@ -17,4 +17,5 @@ def write_png(path: Path, picture: Image.Image) -> None:
     # Encoded in memory first: Pillow's own errors would hide why a write failed.
     encoded = io.BytesIO()
     picture.save(encoded, format="PNG")
-    write_atomic(path, encoded.getvalue())
+    with atomic_file(path, FOR_THE_USER) as file:
+        file.write(encoded.getvalue())
