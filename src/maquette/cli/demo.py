@@ -19,7 +19,7 @@ from maquette.cli.server_process import ServerProcess
 from maquette.cli.train import pictures_in, upload_all
 from maquette.client.client import Client
 from maquette.core.drawing import DrawRequest, LoraUse
-from maquette.core.specs import ExpertSetting, TaskType
+from maquette.core.specs import ExpertSetting, LrScheduler, TaskType
 
 BASE = "maquette-tiny"
 CHARACTER = "pelu"
@@ -27,8 +27,9 @@ SIDE = 128
 SETTING = ExpertSetting(
     instance_prompt="a photo of ohwx creature",
     class_prompt="a creature",
-    max_train_steps=300,
+    max_train_steps=160,
     learning_rate=1e-3,
+    lr_scheduler=LrScheduler.COSINE,
     train_batch_size=4,
     lora_r=16,
     seed=7,

@@ -24,9 +24,14 @@ def test_a_file_is_there_whole_and_alone(tmp_path: Path) -> None:
 def test_a_broken_off_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(target) as file:
-        file.write(b"half of the n")
-        raise RuntimeError
+
+    def break_off() -> None:
+        with atomic_file(target) as file:
+            file.write(b"half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
