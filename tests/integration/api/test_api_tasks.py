@@ -19,7 +19,9 @@ from maquette.testing.api import Api, Traces, reason
 from maquette.testing.factories import make_task
 
 WEIGHTS = bytes(range(256)) * 10_000
-NAME = "model_1750000540_0A1B2C3D4E.safetensors"
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+NAME = f"model_{FINISHED_AT}_{SHA256[:10].upper()}.safetensors"
+FINISHED_AT = 1_750_000_540
 
 
 async def tenant(database: Database, name: str = "first") -> str:
@@ -56,11 +58,11 @@ async def make_trained(database: Database, storage: Storage) -> str:
             conn,
             tenant_id=owner,
             task_id=task_id,
-            name=NAME,
+            finished_at=FINISHED_AT,
             object_key=key,
             sample_key=f"tasks/{task_id}/1/samples/final.png",
             size=len(WEIGHTS),
-            sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+            sha256=SHA256,
         )
     return task_id
 
@@ -268,3 +270,12 @@ async def test_without_success_there_are_no_weights(api: Api, database: Database
     response = await api.http.get(f"/v3/training/{task_id}/weights")
     assert reason(response) == (409, "CONFLICT")
     assert str(status) in response.json()["message"]
+
+
+async def test_equal_loras_that_end_in_the_same_second_have_names_of_their_own(
+    api: Api, database: Database, storage: Storage
+) -> None:
+    tasks = [await detail(api, await make_trained(database, storage)) for _ in range(2)]
+    first, second = (task["models"][0]["model_name"] for task in tasks)
+    assert first == NAME
+    assert second == NAME.replace(str(FINISHED_AT), str(FINISHED_AT + 1))

@@ -17,4 +17,4 @@ def test_every_picture_stands_under_its_header_and_beside_its_label(tmp_path: Pa
         assert sheet.getpixel((LABEL_WIDTH + CELL // 2, middle)) == RED
         assert sheet.getpixel((LABEL_WIDTH + CELL + GAP + CELL // 2, middle)) == GREEN
         header = sheet.crop((LABEL_WIDTH, 0, LABEL_WIDTH + CELL, HEADER_HEIGHT)).convert("L")
-        assert min(header.get_flattened_data()) < 128, "the header is missing"
+        assert sum(header.histogram()[:128]) > 0, "the header is missing"
