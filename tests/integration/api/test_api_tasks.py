@@ -20,8 +20,8 @@ from maquette.testing.factories import make_task
 
 WEIGHTS = bytes(range(256)) * 10_000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
-NAME = f"model_{FINISHED_AT}_{SHA256[:10].upper()}.safetensors"
 FINISHED_AT = 1_750_000_540
+NAME = f"model_{FINISHED_AT}_{SHA256[:10].upper()}.safetensors"
 
 
 async def tenant(database: Database, name: str = "first") -> str:
