@@ -73,6 +73,12 @@ def start(run: RunDirectory) -> TrainerProcess:
     return process
 
 
+def start_waiting(run: RunDirectory) -> TrainerProcess:
+    """A trainer that lives until it is killed: it waits for somebody to write its spec into a pipe."""
+    os.mkfifo(run.spec)
+    return start(run)
+
+
 def record_of(run: RunDirectory) -> ProcessRecord:
     soon(run.process.exists)
     record = run.read(run.process, ProcessRecord)
@@ -149,9 +155,8 @@ def test_trainer_leads_its_own_session_and_writes_its_record_first(run: RunDirec
 
 
 def test_lock_lives_as_long_as_the_trainer(run: RunDirectory) -> None:
-    process = start(run)
+    process = start_waiting(run)
     record = record_of(run)
-    os.kill(record.pid, signal.SIGSTOP)
     assert os.getsid(record.pid) == record.pid
     assert TrainerProcess(run).claim() is None
     assert process.alive()
@@ -186,9 +191,8 @@ def test_death_before_the_record_is_seen_by_parent_and_stranger(run: RunDirector
 
 
 def test_trainer_of_another_server_is_known_by_its_record(run: RunDirectory) -> None:
-    process = start(run)
+    process = start_waiting(run)
     record = record_of(run)
-    os.kill(record.pid, signal.SIGSTOP)
     stranger = TrainerProcess(run)
     assert stranger.alive()
     assert stranger.was_started()
