@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fast format bench constraints clean
+.PHONY: help install demo test check fast format bench bench-recovery bench-quality constraints clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(INSTALLED)  ## make .venv with everything the demo and the tests need
 
@@ -42,8 +42,17 @@ format: install  ## let ruff put the code in shape
 bench: install  ## the list at 100,000 tasks, on both databases
 	$(BIN)/python benchmarks/list_tasks.py
 
-constraints:  ## pin what is installed in .venv now
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' | grep -v ' @ ' > constraints.txt
+bench-recovery: install  ## how long a killed trainer goes unnoticed, and until its task trains again
+	$(BIN)/python benchmarks/recovery.py
+
+bench-quality: demo  ## does the demo's LoRA draw its character, and better than the base?
+	$(BIN)/python benchmarks/demo_quality.py --demo demo --record
+
+constraints:  ## pin anew what everything there is resolves to, in a fresh environment
+	$(PYTHON) -m venv --clear $(VENV).pins
+	$(VENV).pins/bin/python -m pip install --quiet 'torch==2.13.0' '.[train,postgres,ray,dashboard,dev]'
+	$(VENV).pins/bin/python -m pip freeze --exclude maquette | sed -E 's/\+cpu$$//' | grep -v ' @ ' > constraints.txt
+	rm -rf $(VENV).pins
 
 clean:  ## remove .venv and the demo's output
 	rm -rf $(VENV) demo

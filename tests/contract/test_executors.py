@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from maquette.core.specs import Picture, TrainingSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Executor, Liveness, Observation, UnknownAttempt
 from maquette.executors.local import LocalExecutor
 from maquette.executors.node import NodeSettings
-from maquette.storage.base import Storage
+from maquette.storage.base import Storage, StorageFailed
 from maquette.storage.registry import open_storage
 from maquette.testing.factories import training_spec
 from maquette.testing.scripted_executor import Script, ScriptedExecutor, ScriptedNode
@@ -81,7 +81,7 @@ class Rig(ABC):
         steps: int = STEPS,
         fence: int = 1,
         task_id: str | None = None,
-        resume_from: CheckpointRef | None = None,
+        resume_from: tuple[CheckpointRef, ...] = (),
     ) -> AttemptPlan:
         task_id = task_id or new_task_id()
         return AttemptPlan(
@@ -359,7 +359,7 @@ async def test_resumed_attempt_goes_on_and_ends_with_the_same_bytes(
     rig: Rig, executor: Executor, trained: Trained
 ) -> None:
     checkpoint = next(ref for ref in trained.witnessed.checkpoints if ref.step < STEPS)
-    plan = rig.plan(task_id=trained.plan.task_id, fence=2, resume_from=checkpoint)
+    plan = rig.plan(task_id=trained.plan.task_id, fence=2, resume_from=(checkpoint,))
     witnessed = Witnessed(executor, await executor.launch(plan))
     last = await witnessed.until_exited()
     started = witnessed.messages[0]
@@ -372,15 +372,78 @@ async def test_resumed_attempt_goes_on_and_ends_with_the_same_bytes(
     assert last.manifest.weights.sha256 == trained.last.manifest.weights.sha256
 
 
-async def test_spoilt_checkpoint_costs_time_alone(rig: Rig, executor: Executor, trained: Trained) -> None:
-    good = trained.witnessed.checkpoints[-1]
+def unusable(good: CheckpointRef) -> tuple[CheckpointRef, ...]:
+    """The ways in which a checkpoint's objects are lost: other bytes than recorded, and none at all."""
     files = (replace(good.files[0], sha256="0" * 64), *good.files[1:])
-    plan = rig.plan(resume_from=replace(good, files=files))
+    return replace(good, files=files), replace(good, prefix=f"{good.prefix}-gone")
+
+
+async def test_unusable_checkpoints_give_way_to_an_older_one_and_the_bytes_are_the_same(
+    rig: Rig, executor: Executor, trained: Trained
+) -> None:
+    good, *_, newest = trained.witnessed.checkpoints
+    plan = rig.plan(resume_from=(*unusable(newest), good))
+    witnessed = Witnessed(executor, await executor.launch(plan))
+    last = await witnessed.until_exited()
+    started = witnessed.messages[0]
+    assert isinstance(started, Started)
+    assert started.resumed_from == good.step < newest.step
+    assert last.manifest is not None, last.log_tail
+    assert trained.last.manifest is not None
+    assert last.manifest.weights.sha256 == trained.last.manifest.weights.sha256
+
+
+async def test_unusable_checkpoints_alone_cost_time_alone(rig: Rig, executor: Executor, trained: Trained) -> None:
+    plan = rig.plan(resume_from=unusable(trained.witnessed.checkpoints[-1]))
     witnessed = Witnessed(executor, await executor.launch(plan))
     await witnessed.until_said(Started)
     started = witnessed.messages[0]
     assert isinstance(started, Started)
     assert started.resumed_from is None
+    await rig.kill(executor, witnessed.handle)
+
+
+def refuse(storage: Storage, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a storage fail with all that lies under a prefix."""
+    for name in ("get", "get_file"):
+        call: Callable[..., Awaitable[bytes | None]] = getattr(storage, name)
+
+        async def refusing(key: str, *rest: Path, call: Callable[..., Awaitable[bytes | None]] = call) -> bytes | None:
+            if key.startswith(prefix):
+                raise StorageFailed("as if the store were away")
+            return await call(key, *rest)
+
+        monkeypatch.setattr(storage, name, refusing)
+
+
+async def test_checkpoint_that_the_store_refuses_gives_way_to_an_older_one(
+    rig: Rig, executor: Executor, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, *_, newest = trained.witnessed.checkpoints
+    refuse(rig.storage, newest.prefix, monkeypatch)
+    plan = rig.plan(resume_from=(newest, good))
+    witnessed = Witnessed(executor, await executor.launch(plan))
+    await witnessed.until_said(Started)
+    started = witnessed.messages[0]
+    assert isinstance(started, Started)
+    assert started.resumed_from == good.step
+    await rig.kill(executor, witnessed.handle)
+
+
+async def test_store_that_refuses_every_checkpoint_is_waited_for(
+    rig: Rig, executor: Executor, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = tuple(reversed(trained.witnessed.checkpoints))
+    plan = rig.plan(resume_from=(*refs, *unusable(refs[-1])))
+    with monkeypatch.context() as patch:
+        refuse(rig.storage, f"{trained.plan.output_prefix}/checkpoints", patch)
+        with pytest.raises(StorageFailed):
+            await executor.launch(plan)
+    witnessed = Witnessed(executor, await executor.launch(plan))
+    await witnessed.until_said(Started)
+    started = witnessed.messages[0]
+    assert isinstance(started, Started)
+    assert started.resumed_from == refs[0].step
     await rig.kill(executor, witnessed.handle)
 
 
@@ -454,6 +517,40 @@ async def test_picture_that_can_not_be_staged_in_fails_the_launch(rig: Rig, exec
         with pytest.raises(OSError, match="sealed"):
             await executor.launch(plan)
         assert not any(plan.task_id in handle for handle in await executor.adopt())
+
+
+async def test_handle_is_known_before_the_launch_and_to_every_server(rig: Rig, executor: Executor) -> None:
+    plan = rig.plan(steps=2)
+    handle = executor.handle(plan.task_id, plan.fence)
+    assert handle == rig.open().handle(plan.task_id, plan.fence)
+    assert handle not in {executor.handle(plan.task_id, 2), executor.handle(new_task_id(), plan.fence)}
+    assert handle not in await executor.adopt()
+    assert await executor.launch(plan) == handle
+    assert handle in await executor.adopt()
+    await executor.erase(handle)
+
+
+async def test_of_a_launch_that_was_cancelled_erasing_leaves_nothing(
+    rig: Rig, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, reached = rig.plan(), asyncio.Event()
+
+    async def stall(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    for name in ("get", "get_file"):
+        monkeypatch.setattr(rig.storage, name, stall)
+    launching = asyncio.create_task(executor.launch(plan))
+    await reached.wait()
+    launching.cancel()
+    await asyncio.wait({launching})
+    assert launching.cancelled()
+    handle = executor.handle(plan.task_id, plan.fence)
+    await executor.erase(handle)
+    assert handle not in await executor.adopt()
+    with pytest.raises(UnknownAttempt):
+        await executor.poll(handle, 0)
 
 
 async def test_erased_attempt_is_unknown(rig: Rig, executor: Executor) -> None:

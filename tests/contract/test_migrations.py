@@ -15,16 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.db import migrate
 from maquette.db.engine import Database, UnusableDatabase, open_database
-from maquette.db.tables import events, metadata, tasks, tenants
-from maquette.testing.factories import make_task, make_tenant
+from maquette.db.tables import attempts, events, metadata, tasks, tenants
+from maquette.testing.factories import make_dataset, make_task, make_tenant
 from maquette.testing.postgres import PostgresServer
+
+HEAD = max(file.name for file in (migrate.MIGRATIONS / "versions").glob("0*.py"))[:4]
+"""The newest revision."""
 
 REBUILD = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "added"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -35,12 +38,23 @@ def upgrade() -> None:
 ORPHANING = """
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "added"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
     op.execute("DELETE FROM tenants")
+"""
+
+TASK_OF_VERSION_1 = """
+INSERT INTO tasks (id, tenant_id, number, name, task_type, status, reason, dataset_id, spec, fence, failures,
+                   total_steps, created_at, updated_at)
+VALUES ('a-task', :tenant, 1, 'cat', 'subject', 'TRAINING', 'dispatched', :dataset, '{}', 2, 1, 10, 1.0, 1.0)
+"""
+
+ATTEMPT_OF_VERSION_1 = """
+INSERT INTO attempts (task_id, fence, tenant_id, node_id, device, handle, supervisor, lease_until, started_at)
+VALUES ('a-task', :fence, :tenant, 'node', 'cpu', :handle, 'a-server', 1.0, :at)
 """
 
 UPGRADE = """
@@ -82,10 +96,22 @@ def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
     def add(source: str) -> None:
         folder = shutil.copytree(migrate.MIGRATIONS, tmp_path / "100% migrations")
-        (folder / "versions" / "0002_added.py").write_text(source)
+        (folder / "versions" / "added.py").write_text(source.replace("{head}", HEAD))
         monkeypatch.setattr(migrate, "MIGRATIONS", folder)
 
     return add
+
+
+@pytest.fixture
+async def of_version_1(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database as the first version made it."""
+    with monkeypatch.context() as patch:
+        folder = shutil.copytree(migrate.MIGRATIONS, tmp_path / "first")
+        for later in (folder / "versions").glob("000[2-9]_*.py"):
+            later.unlink()
+        patch.setattr(migrate, "MIGRATIONS", folder)
+        await migrate.upgrade(fresh)
+    return fresh
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -178,7 +204,7 @@ async def test_rebuilding_a_table_keeps_the_rows_that_point_to_it(
     add_migration(REBUILD)
     await migrate.upgrade(database)
     async with database.read() as conn:
-        assert await version(conn) == "0002"
+        assert await version(conn) == "added"
         assert (await count(conn, tasks), await count(conn, events)) == (1, 1)
 
 
@@ -191,8 +217,29 @@ async def test_a_migration_that_would_leave_orphans_changes_nothing(
     with pytest.raises(Exception, match=r"point to nothing|violates foreign key constraint"):
         await migrate.upgrade(database)
     async with database.read() as conn:
-        assert await version(conn) == "0001"
+        assert await version(conn) == HEAD
         assert await count(conn, tenants) == 1
+
+
+async def test_attempts_of_version_1_keep_their_handles_or_are_given_one(of_version_1: Database) -> None:
+    database = of_version_1
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        dataset_id = await make_dataset(conn, tenant_id)
+        await conn.execute(text(TASK_OF_VERSION_1), {"tenant": tenant_id, "dataset": dataset_id})
+        for fence, handle in ((1, "elsewhere/1"), (2, None)):
+            await conn.execute(
+                text(ATTEMPT_OF_VERSION_1), {"tenant": tenant_id, "fence": fence, "handle": handle, "at": 10.5 * fence}
+            )
+    await migrate.upgrade(database)
+    async with database.read() as conn:
+        found = await conn.execute(
+            select(attempts.c.handle, attempts.c.launched_at, attempts.c.started_at).order_by(attempts.c.fence)
+        )
+        assert [tuple(row) for row in found] == [("elsewhere/1", 10.5, 10.5), ("a-task/2", None, 21.0)]
+        assert (await conn.execute(select(tasks.c.id, tasks.c.fence))).one() == ("a-task", 2)
+        assert await conn.run_sync(differences) == []
+        assert "ck_tasks_status" in await conn.run_sync(check_constraints)
 
 
 async def test_a_newer_schema_is_refused_in_words(database: Database) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,7 +16,7 @@ from maquette.core.lifecycle import MODEL, TASK, IllegalMove, ModelStatus, Reaso
 from maquette.db.engine import Database
 from maquette.db.events import list_events
 from maquette.db.move import MovedTask, move_model, move_task
-from maquette.db.now import now
+from maquette.db.now import now, now_sql
 from maquette.db.tables import events, models, tasks
 from maquette.testing.factories import make_model, make_task, make_tenant
 
@@ -137,13 +137,13 @@ async def test_a_move_sets_further_columns_but_never_the_status_by_them(database
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         task_id = await make_task(conn, tenant_id)
-        values = {"fence": tasks.c.fence + 1, "failures": 3, "status": "SUCCESS", "reason": "finished"}
+        values = {"fence": tasks.c.fence + 1, "step": 3, "status": "SUCCESS", "reason": "finished"}
         moved = await move_task(
             conn, tenant_id, task_id, **DISPATCH, values=values, event={"device": "cuda:0", "to": "?"}
         )
         assert moved == MovedTask(fence=1, event_number=2)
         row = await task_row(conn, task_id)
-        assert (row["status"], row["reason"], row["fence"], row["failures"]) == ("TRAINING", "dispatched", 1, 3)
+        assert (row["status"], row["reason"], row["fence"], row["step"]) == ("TRAINING", "dispatched", 1, 3)
         (last,) = await list_events(conn, tenant_id, task_id, after=1)
         assert (last.data["to"], last.data["device"], last.data["fence"]) == ("TRAINING", "cuda:0", 1)
 
@@ -163,6 +163,22 @@ async def test_an_old_fence_moves_nothing(database: Database) -> None:
             assert await move_task(conn, tenant_id, task_id, **finish, fence=fence) is None
         assert await snapshot(conn) == before
         assert await move_task(conn, tenant_id, task_id, **finish, fence=2)
+
+
+@pytest.mark.parametrize("status", [TaskStatus.QUEUING, TaskStatus.TRAINING])
+async def test_a_task_that_was_asked_to_end_is_moved_nowhere_else(database: Database, status: TaskStatus) -> None:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        task_id = await make_task(conn, tenant_id, status=status)
+        await conn.execute(update(tasks).values(cancel_requested_at=now_sql(conn)))
+        before = await snapshot(conn)
+        for to, reason in itertools.product(TaskStatus, Reason):
+            if reason in TASK.edges.get((status, to), ()):
+                savepoint = await conn.begin_nested()
+                moved = await move_task(conn, tenant_id, task_id, source=status, to=to, reason=reason)
+                assert (moved is not None) == (to in {TaskStatus.SUCCESS, TaskStatus.CANCELED})
+                assert moved or await snapshot(conn) == before
+                await savepoint.rollback()
 
 
 async def test_an_illegal_move_does_not_reach_the_database(database: Database) -> None:

@@ -3,13 +3,16 @@
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
+from typing import IO
 
+import httpx
 import pytest
 
 from maquette.cli.server_process import MAQUETTE, ServerProcess
-from maquette.core.specs import ExpertSetting
+from maquette.client import patience
+from maquette.client.client import Client
+from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 
 pytestmark = pytest.mark.torch
 
@@ -18,6 +21,24 @@ TRAIN_OPTIONS = ("--base", "maquette-tiny", "--width", "128", "--height", "128",
 
 def maquette(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*MAQUETTE, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def read_until(words: str, lines: IO[str]) -> None:
+    assert any(words in line for line in iter(lines.readline, ""))
+
+
+class LosesAnAnswer(httpx.HTTPTransport):
+    """A network on which the first training's answer is lost on its way back."""
+
+    has_lost = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        if self.has_lost or request.url.path != "/v3/training/subject":
+            return response
+        self.has_lost = True
+        response.close()
+        raise httpx.ReadError("lost")
 
 
 @pytest.fixture
@@ -43,10 +64,9 @@ def test_train_outlives_a_restart_of_the_server_and_saves_the_lora(
         env=user_environment,
     ) as training:
         assert training.stderr is not None
-        while "task " not in training.stderr.readline():
-            assert training.poll() is None
+        read_until("task ", training.stderr)
         server.kill()
-        time.sleep(1)
+        read_until(f"waiting for {server.url}", training.stderr)
         server.start()
         stdout, stderr = training.communicate(timeout=180)
     assert training.returncode == 0, stderr
@@ -71,6 +91,24 @@ def test_a_task_can_be_started_watched_and_cancelled(user_environment: dict[str,
     watched = maquette(user_environment, "watch", task_id)
     assert watched.returncode == 1
     assert "CANCELED" in watched.stdout
+
+
+def test_a_training_whose_answer_was_lost_is_created_once(
+    server: ServerProcess, api_key: str, items: list[DatasetItem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.0)
+    with Client(server.url, api_key, transport=LosesAnAnswer()) as client:
+        task_id = client.create_training(
+            TaskType.SUBJECT,
+            name="once",
+            base_model="maquette-tiny",
+            width=128,
+            height=128,
+            items=items,
+            expert_setting=ExpertSetting(),
+        )
+        client.cancel(task_id)
+        assert [task.task_id for task in client.tasks() if task.task_name == "once"] == [task_id]
 
 
 def test_errors_are_words_and_a_stable_reason(user_environment: dict[str, str], folder: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
 from maquette.client.records import TaskDetail
+from maquette.core.processes import is_alive
+from maquette.core.progress import Stopped, TrainerMessage
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
 pytestmark = pytest.mark.torch
@@ -29,6 +31,13 @@ def until(client: Client, task_id: str, condition: Callable[[TaskDetail], bool])
         assert time.monotonic() < deadline, f"still {task}"
         time.sleep(0.1)
     return task
+
+
+def soon(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def trainer(server: ServerProcess, task_id: str, fence: int) -> int:
@@ -93,6 +102,29 @@ def test_server_and_trainer_killed_together_resume_after_the_restart(
     server.start()
     assert succeeded(client, task_id, tmp_path) == undisturbed
     assert len(resumed_from(client, task_id)) == 2
+
+
+def test_stopping_everything_as_the_manual_says_loses_no_step(
+    server: ServerProcess, client: Client, start: Start, undisturbed: bytes, tmp_path: Path
+) -> None:
+    task_id = start("stopped")
+    until(client, task_id, lambda task: task.step >= PAST_THE_FIRST_CHECKPOINT)
+    server.stop()
+    run = RunDirectory(server.data_dir / "runs" / task_id / "1")
+    record = run.read(run.process, ProcessRecord)
+    assert record is not None
+    assert is_alive(record), "it ended with the server"
+    command = Path(f"/proc/{record.pid}/cmdline").read_bytes().decode().split("\0")
+    assert f"maquette.trainer {server.data_dir.resolve()}/runs/" in " ".join(command), "the manual's pkill misses it"
+    os.kill(record.pid, signal.SIGTERM)
+    soon(lambda: not is_alive(record))
+    stopped = msgspec.json.decode(run.events.read_bytes().splitlines()[-1], type=TrainerMessage)
+    assert isinstance(stopped, Stopped)
+    server.start()
+    assert succeeded(client, task_id, tmp_path) == undisturbed
+    assert resumed_from(client, task_id) == [None, stopped.step]
+    moves = [event["data"]["reason"] for event in client.events(task_id) if event["kind"] == "task"]
+    assert moves == ["created", "dispatched", "drained", "dispatched", "finished"]
 
 
 def test_the_lora_says_what_it_was_made_from(undisturbed: bytes) -> None:

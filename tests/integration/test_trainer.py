@@ -25,10 +25,10 @@ from maquette.core.files import file_sha256
 from maquette.core.lifecycle import Reason
 from maquette.core.processes import is_alive
 from maquette.core.progress import CheckpointSaved, Failed, Finished, Note, PhaseBegan, Started, Step, Stopped
+from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, TrainingSettings
 from maquette.core.weights import read_header
-from maquette.families.registry import UnknownFamily
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.attempt import Attempt
@@ -364,7 +364,7 @@ class TestFailedRun:
         directory = make_run(tmp_path / "run", base)
         training = read_spec(directory).training
         change_spec(directory, training=replace(training, base=replace(training.base, family="sdxxl")))
-        with pytest.raises(UnknownFamily, match="no family 'sdxxl'"):
+        with pytest.raises(UnknownName, match="no family 'sdxxl'"):
             run_here(directory)
 
     def test_more_memory_than_there_is_is_told(self, base: Path, tmp_path: Path) -> None:

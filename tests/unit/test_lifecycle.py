@@ -75,7 +75,6 @@ def test_sources_and_births_are_the_edges(machine: Machine[Any], statuses: Any, 
     for source, to, reason in product(every_source, statuses, every_reason):
         edge = reason in machine.edges.get((source, to), frozenset())
         assert (source in sources(machine, to, reason)) == edge
-        assert machine.allows(source, to) or not edge
 
 
 def sources(machine: Machine[Any], to: Any, reason: Reason) -> set[Any]:
@@ -106,9 +105,10 @@ def test_every_failed_attempt_leads_somewhere() -> None:
     assert TASK.edges[TaskStatus.TRAINING, TaskStatus.FAILED] == ATTEMPT_ENDED
     requeued = TASK.edges[TaskStatus.TRAINING, TaskStatus.QUEUING]
     for reason, failure in FAILURES.items():
-        assert failure.retries_after(0)
         assert not failure.retries_after(failure.attempts)
-        assert failure.retries_after(1) == (reason in requeued) == (failure.failure_class is not FailureClass.USER)
+        for ended in range(failure.attempts):
+            assert failure.retries_after(ended) == (reason in requeued)
+        assert (reason in requeued) == (failure.failure_class is not FailureClass.USER)
 
 
 def test_an_illegal_move_says_what_was_tried() -> None:

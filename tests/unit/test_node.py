@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from maquette.core.ids import new_task_id, sha256_hex
 from maquette.core.processes import identify, is_alive
@@ -26,13 +28,15 @@ from maquette.core.rundir import (
     RunSpec,
 )
 from maquette.core.specs import Picture
-from maquette.executors.base import AttemptPlan, Liveness
+from maquette.executors import local
+from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness
 from maquette.executors.local import LocalExecutor
 from maquette.executors.node import NodeSettings, read_log_tail, read_messages
 from maquette.executors.process import MARK, TrainerProcess, processes_marked, trainer_environment
 from maquette.executors.staging import (
     StagingFailed,
     inside,
+    stage_in_newest_checkpoint,
     stage_in_pictures,
     stage_out_checkpoint,
     stage_out_result,
@@ -246,7 +250,7 @@ class Rig:
             training=replace(spec, pictures=tuple(Picture(name, sha256_hex(data)) for name in names)),
             base_path="/nowhere",
             pictures=("sealed/1",) * 3,
-            resume_from=None,
+            resume_from=(),
             device="cpu",
             checkpoint_every=2,
             output_prefix=f"tasks/{task_id}/1",
@@ -316,6 +320,37 @@ async def test_failed_launch_leaves_nothing(rig: Rig) -> None:
         await executor.launch(replace(rig.plan, pictures=("sealed/1", "sealed/1", "sealed/none")))
     assert await executor.adopt() == ()
     assert not rig.run().root.exists()
+
+
+@pytest.mark.parametrize("patient", [True, False], ids=["the trainer starts meanwhile", "it goes on too late"])
+async def test_erasing_amid_a_launch_leaves_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch, patient: bool) -> None:
+    """The attempt was ended by another server while this one brought its pictures."""
+    trainer = rig.root / "endless-trainer"
+    trainer.write_text("#!/bin/sh\nexec sleep 60\n")
+    trainer.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(trainer))
+    executor = rig.open()
+    bring, began, go_on = executor._storage.get_file, asyncio.Event(), asyncio.Event()
+
+    async def slow(key: str, path: Path) -> None:
+        began.set()
+        await go_on.wait()
+        await bring(key, path)
+
+    monkeypatch.setattr(executor._storage, "get_file", slow)
+    monkeypatch.setattr(local, "DEATH_TAKES", 5.0 if patient else 0.1)
+    launching = asyncio.create_task(executor.launch(rig.plan))
+    await began.wait()
+    erasing = asyncio.create_task(executor.erase(rig.handle))
+    await asyncio.sleep(0.1)
+    if not patient:
+        await erasing
+    go_on.set()
+    with suppress(OSError):
+        await launching
+    await erasing
+    assert names_under(rig.root / "runs") == {"node-id", ".trash"}
+    assert list(processes_marked(rig.run().root)) == []
 
 
 KILLED_AT_LINE = """
@@ -455,6 +490,41 @@ async def test_checkpoint_dropped_by_the_trainer_is_passed_over(run: RunDirector
     assert ref is not None
     assert ref.files == (state,)
     assert await storage.get(f"{ref.prefix}/state.safetensors") == b"state"
+
+
+async def stored_checkpoint(storage: Storage, step: int) -> CheckpointRef:
+    state = b"state of step %d" % step
+    await storage.put(f"tasks/1/1/checkpoints/{step}/state.safetensors", state)
+    return CheckpointRef(step=step, prefix=f"tasks/1/1/checkpoints/{step}", files=(record("state.safetensors", state),))
+
+
+def checkpoints_in(run: RunDirectory) -> set[str]:
+    return {path.name for path in run.checkpoints.iterdir()}
+
+
+async def test_newest_usable_checkpoint_is_staged_in_and_nothing_of_the_others(
+    run: RunDirectory, storage: Storage
+) -> None:
+    older, newer = await stored_checkpoint(storage, 4), await stored_checkpoint(storage, 8)
+    await stage_in_newest_checkpoint(storage, run, (newer, older))
+    assert checkpoints_in(run) == {"step-000008"}
+    await storage.put(f"{newer.prefix}/state.safetensors", b"other bytes")
+    with capture_logs() as logs:
+        await stage_in_newest_checkpoint(storage, run, (newer, older))
+    assert [(line["event"], line["checkpoint"]) for line in logs] == [("checkpoint unusable", newer.prefix)]
+    assert checkpoints_in(run) == {"step-000004"}
+    manifest = run.read(run.checkpoint(4) / CHECKPOINT_MANIFEST, CheckpointManifest)
+    assert manifest == CheckpointManifest(step=4, files=older.files)
+    await storage.delete(f"{older.prefix}/state.safetensors")
+    await stage_in_newest_checkpoint(storage, run, (newer, older))
+    assert checkpoints_in(run) == set()
+
+
+async def test_disk_that_fails_is_no_reason_for_an_older_checkpoint(run: RunDirectory, storage: Storage) -> None:
+    refs = (await stored_checkpoint(storage, 8), await stored_checkpoint(storage, 4))
+    run.checkpoint(8).write_bytes(b"in the way")
+    with pytest.raises(FileExistsError):
+        await stage_in_newest_checkpoint(storage, run, refs)
 
 
 async def test_picture_already_there_is_not_fetched_again(run: RunDirectory, storage: Storage) -> None:

@@ -36,7 +36,7 @@ def plan(fence: int = 1, task_id: str | None = None) -> AttemptPlan:
         training=training_spec(pictures=0, steps=STEPS),
         base_path="",
         pictures=(),
-        resume_from=None,
+        resume_from=(),
         device="cpu",
         checkpoint_every=2,
         output_prefix=f"tasks/{task_id}/{fence}",

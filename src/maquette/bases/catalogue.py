@@ -31,7 +31,7 @@ KNOWN_BASES: tuple[KnownBase, ...] = (
     KnownBase("yesmixXL_v10_283329", "sdxl"),
     KnownBase("animagineXLV31_v31_325600", "sdxl"),
 )
-"""Every documented `base_model`, in the published order."""
+"""Every documented `base_model`, in the published order; an error says of them what it can't say of others."""
 
 BUNDLED_BASE = KnownBase("maquette-tiny", "sd15")
 BUNDLED_PATH = Path(__file__).parent / "maquette_tiny"

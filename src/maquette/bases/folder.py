@@ -1,15 +1,21 @@
 """Looking at a base model's folder before it is registered."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
-from maquette.core.basefolder import BrokenBase, base_family, base_sha256, read_model_index
+from maquette.core.basefolder import (
+    MODEL_INDEX,
+    BaseLayout,
+    BrokenBase,
+    ComponentLayout,
+    base_family,
+    base_sha256,
+    read_config,
+)
 from maquette.core.weights import BrokenWeights, read_header
 
-WEIGHTLESS = frozenset({"tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"})
-UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-"""Components of published folders that neither training nor drawing loads."""
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -20,46 +26,53 @@ class BaseFolder(Struct, frozen=True):
         path: absolute.
         family: name of its architecture.
         sha256: of everything that decides what it draws, see `base_sha256`.
-        size: bytes of its weights.
     """
 
     path: Path
     family: str
     sha256: str
-    size: int
 
 
-def inspect_base(path: Path) -> BaseFolder:
-    """Check that a folder is a whole base model in diffusers layout with safetensors weights, and hash it.
+def inspect_base(path: Path, layouts: Mapping[str, BaseLayout]) -> BaseFolder:
+    """Check that a folder is a whole base model of one of the families with these layouts, and hash it.
 
     Raises:
         BrokenBase: it is not; the message names the file and the fix.
     """
     root = path.resolve()
-    family = base_family(root)
-    weights = [file for name in _components(root) for file in _weights(root / name)]
-    return BaseFolder(path=root, family=family, sha256=base_sha256(root), size=sum(f.stat().st_size for f in weights))
+    family = base_family(root, layouts)
+    _check_index(root, family, layouts[family])
+    for name, component in layouts[family].components.items():
+        _check_component(root / name, component)
+    return BaseFolder(path=root, family=family, sha256=base_sha256(root))
 
 
-def _components(root: Path) -> list[str]:
-    """Names of the components that `model_index.json` declares and we load; a null pair declares nothing."""
-    declared = {name: value for name, value in read_model_index(root).items() if isinstance(value, list)}
-    return [name for name, value in declared.items() if name not in UNUSED and None not in value]
+def _check_index(root: Path, family: str, layout: BaseLayout) -> None:
+    """A null pair declares nothing, as diffusers writes it for what a pipeline goes without."""
+    index = read_config(root / MODEL_INDEX)
+    declared = {name for name, value in index.items() if isinstance(value, list) and None not in value}
+    if missing := [name for name in layout.components if name not in declared]:
+        raise BrokenBase(
+            f"{root / MODEL_INDEX} declares no {', '.join(missing)}, which a base of the family {family} needs"
+        )
 
 
-def _weights(component: Path) -> list[Path]:
-    if not component.is_dir():
-        raise BrokenBase(f"{component} does not exist, but model_index.json declares it")
-    if component.name in WEIGHTLESS:
-        return []
-    files = sorted(component.glob("*.safetensors"))
+def _check_component(folder: Path, layout: ComponentLayout) -> None:
+    if not folder.is_dir():
+        raise BrokenBase(f"{folder} does not exist, but {MODEL_INDEX} declares it")
+    read_config(folder / layout.config)
+    if layout.weights:
+        _check_weights(folder)
+
+
+def _check_weights(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
-        if any(next(component.glob(pattern), None) for pattern in PICKLED):
-            raise BrokenBase(f"{component} holds pickled weights only; convert them to safetensors")
-        raise BrokenBase(f"{component} holds no *.safetensors file")
+        if any(next(folder.glob(pattern), None) for pattern in PICKLED):
+            raise BrokenBase(f"{folder} holds pickled weights only; convert them to safetensors")
+        raise BrokenBase(f"{folder} holds no *.safetensors file")
     for file in files:
         try:
             read_header(file)
         except BrokenWeights as error:
             raise BrokenBase(str(error)) from error
-    return files

@@ -3,21 +3,30 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.cli.output import DEFAULT_DATA_DIR, DataDir, Json, err, instant, out, print_json
+from maquette.cli.output import (
+    DEFAULT_DATA_DIR,
+    CommandFailed,
+    DataDir,
+    Json,
+    err,
+    instant,
+    out,
+    print_json,
+    print_table,
+)
 from maquette.core.basefolder import BrokenBase
 from maquette.core.errors import InvalidRequest
 from maquette.core.registry import UnknownName
-from maquette.db.engine import UnusableDatabase, open_database
-from maquette.db.migrate import upgrade
+from maquette.db.engine import Database, UnusableDatabase, open_database
+from maquette.db.migrate import require_current, upgrade_if_new
 from maquette.server.access import service as access
 from maquette.server.bases import service as base_service
 from maquette.server.logs import configure_logs
@@ -26,6 +35,7 @@ from maquette.server.settings import load_settings
 from maquette.storage.base import UnusableStorage
 
 Result = TypeVar("Result")
+Transaction = Callable[[Database], AbstractAsyncContextManager[AsyncConnection]]
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 bases = typer.Typer(help="Base models.", no_args_is_help=True)
@@ -46,75 +56,100 @@ def serve(
 @keys.command("create")
 def create_key(
     tenant: Annotated[str, typer.Option(help="Whose; made if there is no such tenant.")],
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Make an API key and print it. It is never shown again."""
-    print(_in_transaction(data_dir, lambda conn: access.create_key(conn, tenant)))
-
-
-@keys.command("list")
-def list_keys(
     json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
+    """Make an API key and print it. It is never shown again."""
+    key = _on_database(data_dir, Database.write, lambda conn: access.create_key(conn, tenant), may_be_new=True)
+    if json:
+        print_json({"key": key, "tenant": tenant})
+    else:
+        out.print(key)
+
+
+@keys.command("list")
+def list_keys(json: Json = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List API keys by their public part."""
-    found = _in_transaction(data_dir, access.list_keys)
+    found = _on_database(data_dir, Database.read, access.list_keys)
     if json:
         print_json(found)
         return
-    table = Table("key", "tenant", "created", "revoked", box=None, pad_edge=False)
-    for key in found:
-        table.add_row(
-            key.lookup, key.tenant, instant(key.created_at), instant(key.revoked_at) if key.revoked_at else ""
-        )
-    out.print(table)
+    print_table(
+        ("key", "tenant", "created", "revoked"),
+        (
+            (key.lookup, key.tenant, instant(key.created_at), instant(key.revoked_at) if key.revoked_at else "")
+            for key in found
+        ),
+    )
 
 
 @keys.command("revoke")
 def revoke_key(
     key: Annotated[str, typer.Argument(help="The key, or its public part as `maquette keys list` shows it.")],
+    json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Revoke an API key at once."""
-    if not _in_transaction(data_dir, lambda conn: access.revoke_key(conn, key)):
+    revoked = _on_database(data_dir, Database.write, lambda conn: access.revoke_key(conn, key))
+    if revoked is None:
         raise InvalidRequest("key", "no such key, or it is revoked already; `maquette keys list` shows them")
+    err.print(f"revoked the key {revoked.lookup} of {revoked.tenant}")
+    if json:
+        print_json(revoked)
 
 
 @bases.command("add")
 def add_base(
     name: Annotated[str, typer.Argument(help="What training requests call it.")],
     source: Annotated[Path, typer.Option("--from", help="Folder in diffusers layout with safetensors weights.")],
+    json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Register a base model."""
     with operator_errors():
         base = asyncio.run(base_service.inspect_folder(name, source))
-    _in_transaction(data_dir, lambda conn: base_service.register(conn, base))
+    _on_database(data_dir, Database.write, lambda conn: base_service.register(conn, base), may_be_new=True)
+    err.print(f"registered {base.name}: {base.family}, {base.sha256[:10]}, {base.location}")
+    if json:
+        print_json(base)
 
 
 @bases.command("list")
 def list_bases(json: Json = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List the registered base models."""
-    found = _in_transaction(data_dir, base_service.list_all)
+    found = _on_database(data_dir, Database.read, base_service.list_all)
     if json:
         print_json(found)
         return
-    table = Table("name", "family", "hash", "location", box=None, pad_edge=False)
-    for base in found:
-        table.add_row(base.name, base.family, base.sha256[:10], base.location)
-    out.print(table)
+    print_table(
+        ("name", "family", "hash", "location"),
+        ((base.name, base.family, base.sha256[:10], base.location) for base in found),
+    )
 
 
-def _in_transaction(data_dir: Path, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
-    """Do something in one transaction on the data directory's migrated database."""
+def _on_database(
+    data_dir: Path,
+    transaction: Transaction,
+    work: Callable[[AsyncConnection], Awaitable[Result]],
+    *,
+    may_be_new: bool = False,
+) -> Result:
+    """Do something in one transaction on the data directory's database.
+
+    A server may be running on it, maybe of another version: only a database that has no schema yet is given one, and
+    only where it `may_be_new`.
+    """
 
     async def run() -> Result:
-        settings = load_settings(os.environ, data_dir=data_dir)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        database = open_database(settings.database)
+        database = open_database(load_settings(os.environ, data_dir=data_dir).database)
         try:
-            await upgrade(database)
-            async with database.write() as conn:
+            if may_be_new:
+                if database.file is not None:
+                    database.file.parent.mkdir(parents=True, exist_ok=True)
+                await upgrade_if_new(database)
+            else:
+                await require_current(database)
+            async with transaction(database) as conn:
                 return await work(conn)
         finally:
             await database.dispose()
@@ -125,9 +160,10 @@ def _in_transaction(data_dir: Path, work: Callable[[AsyncConnection], Awaitable[
 
 @contextmanager
 def operator_errors() -> Generator[None]:
-    """Turn what an operator can mend into words and exit code 1."""
+    """Turn what an operator can mend into words."""
     try:
         yield
     except (BrokenBase, UnusableDatabase, UnusableStorage, UnknownName) as error:
-        err.print(f"[red]error[/] {escape(str(error))}")
-        raise typer.Exit(1) from None
+        raise CommandFailed(str(error)) from error
+    except DBAPIError as error:
+        raise CommandFailed(f"the database refuses: {error.orig}") from error

@@ -1,6 +1,5 @@
 """Progress bars for uploads and trainings."""
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from maquette.cli.output import err
@@ -17,16 +16,19 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=err,
     )
 
 
 def follow_with_bar(client: Client, task_id: str) -> TaskDetail:
     """Follow a task to its end; answers its last state."""
+    last: TaskDetail | None = None
     with progress_bar() as progress:
         bar = progress.add_task("training", total=None, note="")
         for task in client.follow(task_id):
             note = task.task_status.lower() if not task.message else f"{task.task_status.lower()}: {task.message}"
-            progress.update(bar, completed=task.step, total=task.total_steps, note=escape(note))
-    return client.task(task_id)
+            progress.update(bar, completed=task.step, total=task.total_steps, note=note)
+            last = task
+    assert last is not None, "following begins with the state that there is"
+    return last

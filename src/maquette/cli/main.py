@@ -5,7 +5,7 @@ import sys
 import typer
 
 from maquette.cli import admin, demo, tasks, train
-from maquette.cli.output import fail
+from maquette.cli.output import CommandFailed, fail
 from maquette.core.errors import MaquetteError
 
 cli = typer.Typer(
@@ -27,9 +27,13 @@ cli.command("demo")(demo.demo)
 
 
 def app() -> None:
-    """Run the command line; an error meant for the user is printed as words, and the exit code is 1."""
+    """Run the command line. What its user can mend is printed as words, and the exit code is 1."""
     try:
-        cli()
+        cli()  # ends the process, unless an error leaves it
     except MaquetteError as error:
-        fail(error)
-        sys.exit(1)
+        fail(error.reason, error.message)
+    except CommandFailed as error:
+        fail("error", str(error))
+    except OSError as error:
+        fail("error", f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    sys.exit(1)

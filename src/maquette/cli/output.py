@@ -1,6 +1,11 @@
-"""How commands speak: results on stdout, everything else on stderr."""
+"""How commands speak: results on stdout, everything else on stderr.
+
+Data is shown as it is. Neither console reads markup or emoji codes in what it prints; whoever wants a style says so
+with a `Text`.
+"""
 
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,38 +13,43 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from maquette.client.client import Client
-from maquette.client.records import Model
-from maquette.core.errors import MaquetteError
+from maquette.client.records import Model, Status
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+err = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option(envvar="MAQUETTE_URL", help="The server's address.")]
 ApiKey = Annotated[str, typer.Option(envvar="MAQUETTE_API_KEY", help="Your API key.", show_envvar=True)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DataDir = Annotated[Path, typer.Option(envvar="MAQUETTE_DATA_DIR", help="Where the server keeps everything.")]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_DATA_DIR = Path("maquette-data")
+COLUMN_GAP = "  "
 
 STATUS_STYLES = {
-    "QUEUING": "yellow",
-    "TRAINING": "cyan",
-    "SUCCESS": "green",
-    "FAILED": "red",
-    "CANCELED": "dim",
+    Status.QUEUING: "yellow",
+    Status.TRAINING: "cyan",
+    Status.SUCCESS: "green",
+    Status.FAILED: "red",
+    Status.CANCELED: "dim",
+    Status.UNKNOWN: "magenta",
 }
+
+
+class CommandFailed(Exception):
+    """A command can't do what it was asked to; the words are for whoever ran it."""
 
 
 def connect(url: str, api_key: str) -> Client:
     """A client, or an exit that says what is missing."""
     if not api_key:
-        err.print("[red]no API key[/]: set MAQUETTE_API_KEY, or make one with `maquette keys create --tenant NAME`")
+        fail("error", "no API key: set MAQUETTE_API_KEY, or make one with `maquette keys create --tenant NAME`")
         raise typer.Exit(2)
-    return Client(url, api_key)
+    return Client(url, api_key, on_wait=err.print)
 
 
 def print_json(value: object) -> None:
@@ -47,14 +57,29 @@ def print_json(value: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def fail(error: MaquetteError) -> None:
-    """Print an error's words and its stable reason on stderr."""
-    err.print(f"[red]{error.reason}[/] {escape(error.message)}")
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print rows under their header."""
+    print_rows([[Text(name, "bold") for name in header], *rows])
 
 
-def status(text: str) -> str:
+def print_rows(rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print rows in columns as wide as their cells, however narrow the terminal: an id that is cut is of no use."""
+    lines = [[_cell(value) for value in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    for *cells, last in lines:
+        for cell, width in zip(cells, widths, strict=False):
+            cell.pad_right(width - cell.cell_len)
+        out.print(Text(COLUMN_GAP).join([*cells, last]))
+
+
+def fail(reason: str, words: str) -> None:
+    """Print on stderr why a command failed."""
+    err.print(Text.assemble((reason, "red"), " ", words))
+
+
+def status(value: Status) -> Text:
     """A status in its colour."""
-    return f"[{STATUS_STYLES.get(text, 'magenta')}]{text}[/]"
+    return Text(value, STATUS_STYLES[value])
 
 
 def instant(seconds: float) -> str:
@@ -65,3 +90,9 @@ def instant(seconds: float) -> str:
 def model_names(models: list[Model]) -> str:
     """Names and statuses of a task's models in a few words."""
     return ", ".join(f"{model.model_name} ({model.model_status})" for model in models)
+
+
+def _cell(value: str | Text) -> Text:
+    """One line of a terminal, whatever characters are in it."""
+    text = value if isinstance(value, Text) else Text(value)
+    return Text("".join(char if char.isprintable() else repr(char)[1:-1] for char in text.plain), text.style)

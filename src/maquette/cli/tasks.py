@@ -4,8 +4,7 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from maquette.cli.follow import follow_with_bar
 from maquette.cli.output import (
@@ -18,8 +17,11 @@ from maquette.cli.output import (
     model_names,
     out,
     print_json,
+    print_rows,
+    print_table,
     status,
 )
+from maquette.client.records import Status
 from maquette.core.specs import TaskType
 
 TaskId = Annotated[str, typer.Argument(help="A task's id, as `maquette list` shows it.")]
@@ -38,17 +40,20 @@ def list_tasks(
     if json:
         print_json(found)
         return
-    table = Table("created", "task", "type", "status", "name", "model", box=None, pad_edge=False)
-    for task in found:
-        table.add_row(
-            instant(task.created_at),
-            task.task_id,
-            task.task_type,
-            status(task.task_status),
-            escape(task.task_name),
-            model_names(task.models),
-        )
-    out.print(table)
+    print_table(
+        ("task", "created", "type", "status", "model", "name"),
+        (
+            (
+                task.task_id,
+                instant(task.created_at),
+                task.task_type,
+                status(task.task_status),
+                model_names(task.models),
+                task.task_name,
+            )
+            for task in found
+        ),
+    )
 
 
 def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
@@ -58,32 +63,37 @@ def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: A
             print_json(client.raw_task(task_id))
             return
         task = client.task(task_id)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("task", task.task_id)
-    table.add_row("name", escape(task.task_name))
-    table.add_row("type", task.task_type)
-    table.add_row("status", f"{status(task.task_status)}  {task.reason}")
-    if task.message:
-        table.add_row("", escape(task.message))
-    table.add_row("steps", f"{task.step} of {task.total_steps}")
-    table.add_row("created", instant(task.created_at))
-    table.add_row("model", model_names(task.models) or "none yet")
-    for name, value in task.settings.items():
-        table.add_row(f"[dim]{name}[/]", f"[dim]{escape(str(value))}[/]")
-    out.print(table)
+    print_rows(
+        [
+            ("task", task.task_id),
+            ("name", task.task_name),
+            ("type", task.task_type),
+            ("status", status(task.task_status)),
+            ("reason", f"{task.reason}: {task.message}" if task.message else task.reason),
+            ("steps", f"{task.step} of {task.total_steps}"),
+            ("created", instant(task.created_at)),
+            ("model", model_names(task.models) or "none yet"),
+            *((Text(name, "dim"), Text(str(value), "dim")) for name, value in task.settings.items()),
+        ]
+    )
 
 
-def watch(task_id: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
     """Follow a task with a progress bar until it ends."""
     with connect(url, api_key) as client:
         task = follow_with_bar(client, task_id)
-    out.print(f"{task.task_id} {status(task.task_status)} {escape(task.message)}")
-    raise typer.Exit(0 if task.task_status == "SUCCESS" else 1)
+        if json:
+            print_json(client.raw_task(task_id))
+    if not json:
+        out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {task.message}"))
+    raise typer.Exit(0 if task.task_status is Status.SUCCESS else 1)
 
 
-def cancel(task_id: TaskId, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+def cancel(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
     """Ask for a task to be cancelled."""
     with connect(url, api_key) as client:
-        client.cancel(task_id)
-        task = client.task(task_id)
-    out.print(f"{task.task_id} {status(task.task_status)}")
+        answer = client.cancel(task_id)
+    if json:
+        print_json(answer)
+    else:
+        out.print(Text.assemble(f"{answer.task_id} ", status(answer.task_status)))

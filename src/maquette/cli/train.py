@@ -1,20 +1,25 @@
 """`maquette train`: a folder of pictures becomes a LoRA file."""
 
 import inspect
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
-from rich.markup import escape
+from msgspec.structs import replace
 
 from maquette.cli.follow import follow_with_bar, progress_bar
-from maquette.cli.output import DEFAULT_URL, ApiKey, Url, connect, err, out
+from maquette.cli.output import DEFAULT_URL, ApiKey, Json, Url, connect, err, fail, out, print_json
 from maquette.client.client import Client
-from maquette.core.errors import InvalidRequest
-from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
+from maquette.client.records import Status
+from maquette.core.errors import InvalidRequest, about_file
+from maquette.core.requirements import check
+from maquette.core.specs import MAX_PICTURES, DatasetItem, ExpertSetting, Side, TaskType, TrainingRequest
 
+_, SIDE = get_args(Side)
+Pixels = Annotated[int, typer.Option(min=SIDE.ge, max=SIDE.le, help=SIDE.description)]
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 PARALLEL_UPLOADS = 4
 
@@ -51,14 +56,17 @@ def _option(field: msgspec.structs.FieldInfo) -> Any:
 
 @with_expert_options
 def train(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with 1 to 50 pictures.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help=f"Folder with 1 to {MAX_PICTURES} pictures.")
+    ],
     name: Annotated[str, typer.Option(help="What to call the task.")],
     base: Annotated[str, typer.Option(help="Base model, one of `maquette bases list`.")],
     task_type: Annotated[TaskType, typer.Option("--type", help="What the pictures have in common.")] = TaskType.SUBJECT,
-    width: Annotated[int, typer.Option(min=1, help="Pixels each picture is cropped and resized to.")] = 512,
-    height: Annotated[int, typer.Option(min=1, help="Pixels each picture is cropped and resized to.")] = 512,
+    width: Pixels = 512,
+    height: Pixels = 512,
     output: Annotated[Path, typer.Option(help="Folder for the LoRA file.")] = Path(),
     detach: Annotated[bool, typer.Option(help="Start the task, print its id, and don't wait.")] = False,
+    json: Json = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
     **expert: Any,
@@ -68,7 +76,17 @@ def train(
     A picture's caption is read from a text file beside it with the same name (cat.png, cat.txt).
     """
     pictures = pictures_in(folder)
-    given = {field: value for field, value in expert.items() if value is not None}
+    request = TrainingRequest(
+        name=name,
+        base_model=base,
+        width=width,
+        height=height,
+        image_dataset_items=unsent_items(pictures),
+        expert_setting=ExpertSetting(**{field: value for field, value in expert.items() if value is not None}),
+    )
+    check(request)
+    if not detach:
+        output.mkdir(parents=True, exist_ok=True)
     with connect(url, api_key) as client:
         task_id = client.create_training(
             task_type,
@@ -77,45 +95,79 @@ def train(
             width=width,
             height=height,
             items=upload_all(client, pictures),
-            expert_setting=ExpertSetting(**given),
+            expert_setting=request.expert_setting,
         )
         if detach:
-            out.print(task_id)
+            _print_result(task_id, client.raw_task(task_id) if json else None)
             return
         err.print(f"task {task_id}")
         task = follow_with_bar(client, task_id)
-        if task.task_status != "SUCCESS":
-            err.print(f"[red]{task.task_status}[/] {escape(task.message)}")
+        if task.task_status is not Status.SUCCESS:
+            if json:
+                print_json(client.raw_task(task_id))
+            fail(task.task_status, task.message)
             raise typer.Exit(1)
-        output.mkdir(parents=True, exist_ok=True)
         target = output / task.models[0].model_name
         client.save_weights(task_id, target)
-    out.print(str(target))
+        _print_result(str(target), client.raw_task(task_id) | {"file": str(target)} if json else None)
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The folder's pictures by name.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: there is none, there are too many, or something else has a picture's name.
     """
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:
         raise InvalidRequest("folder", f"{folder} holds no picture; known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+    if len(pictures) > MAX_PICTURES:
+        raise InvalidRequest("folder", f"{folder} holds {len(pictures)} pictures; a training takes 1 to {MAX_PICTURES}")
+    for picture in pictures:
+        if not picture.is_file():
+            raise InvalidRequest("folder", f"{picture} is called like a picture and is no file")
     return pictures
+
+
+def unsent_items(pictures: list[Path]) -> list[DatasetItem]:
+    """What is known of pictures before they are uploaded: their captions, from the text files beside them.
+
+    Raises:
+        MaquetteError: a caption can't be used; the words name the file.
+    """
+    items: list[DatasetItem] = []
+    for picture in pictures:
+        text = picture.with_suffix(".txt")
+        with about_file(text):
+            items.append(DatasetItem(picture.name, _caption(text)))
+            check(items[-1])
+    return items
 
 
 def upload_all(client: Client, pictures: list[Path]) -> list[DatasetItem]:
     """Upload pictures side by side with a progress bar; captions come from the text files beside them."""
+    items = unsent_items(pictures)
     with progress_bar() as progress, ThreadPoolExecutor(PARALLEL_UPLOADS) as pool:
         bar = progress.add_task("upload", total=len(pictures), note="")
-        items: list[DatasetItem] = []
-        for picture, asset_id in zip(pictures, pool.map(client.upload, pictures), strict=True):
-            items.append(DatasetItem(asset_id, _caption(picture)))
+        for index, asset_id in enumerate(pool.map(client.upload, pictures)):
+            items[index] = replace(items[index], assets_id=asset_id)
             progress.advance(bar)
     return items
 
 
-def _caption(picture: Path) -> str | msgspec.UnsetType:
-    text = picture.with_suffix(".txt")
-    return text.read_text().strip() if text.exists() else msgspec.UNSET
+def _caption(text: Path) -> str | msgspec.UnsetType:
+    """An empty file says nothing, like none."""
+    try:
+        return text.read_text("utf-8-sig").strip() or msgspec.UNSET
+    except FileNotFoundError:
+        return msgspec.UNSET
+    except UnicodeDecodeError:
+        raise InvalidRequest("caption", "is not UTF-8 text") from None
+
+
+def _print_result(words: str, record: Mapping[str, Any] | None) -> None:
+    """Print what came out: the record where JSON is asked for, else one line."""
+    if record is None:
+        out.print(words)
+    else:
+        print_json(record)

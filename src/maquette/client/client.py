@@ -1,6 +1,8 @@
 """The service over HTTP, for Python programs and for the command line."""
 
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -8,49 +10,62 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
-from msgspec import Struct
 
-from maquette.client.records import Asset, EventPage, Task, TaskDetail, TaskPage
-from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
+from maquette.client.address import origin, server_address, web_address
+from maquette.client.patience import Patience
+from maquette.client.records import Asset, CancelAnswer, CreatedTask, EventPage, Task, TaskDetail, TaskPage
+from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, MaquetteError, about_file
 from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
+from maquette.core.ids import is_task_id
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
 
 Record = TypeVar("Record")
 
-TIMEOUT_SECONDS = 60.0
-PATIENCE_SECONDS = 120.0
-"""How long a server may be away before a call gives up: long enough for its restart."""
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 SUCCESS = 200
 """The one status of success, on every call."""
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 8.0
-
-
-class ErrorBody(Struct):
-    """The error envelope."""
-
-    reason: str
-    message: str
-    metadata: dict[str, str] = {}
+API_KEY = re.compile(r"[!-~]+")
+"""What a header can carry, without spaces."""
+CHECK_URL = "is a server running there, and is MAQUETTE_URL right?"
+CHECK_PUBLIC_URL = "the server wants pictures sent there: is its MAQUETTE_PUBLIC_URL right?"
 
 
 class Client:
     """One tenant's view of a Maquette server.
 
-    Calls that change nothing, and uploads (which may be repeated), are tried again for two minutes while the
-    server can't be reached. Creating a task is not: whether it arrived can't be known.
+    Every call is tried again for two minutes while a server is away that was there before. What creates something
+    carries a key of its own, by which the server knows it again, so that it is created once.
 
     Args:
         url: the server's address, e.g. `http://127.0.0.1:8080`.
         api_key: as `maquette keys create` printed it.
+        on_wait: told in words when a server that is away is waited for.
+        transport: what carries the requests, in place of httpx's own.
+
+    Raises:
+        InvalidRequest: the address or the key can't be one.
     """
 
-    def __init__(self, url: str, api_key: str) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise InvalidRequest("MAQUETTE_URL", f"must begin with http:// or https://, got {url!r}")
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        on_wait: Callable[[str], object] = lambda _: None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._url = server_address(url)
+        if not API_KEY.fullmatch(api_key):
+            raise InvalidRequest(
+                "MAQUETTE_API_KEY", "holds what no key holds; copy it anew, as `maquette keys create` printed it"
+            )
+        headers = {"Authorization": f"Bearer {api_key}"}
         self._http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=TIMEOUT_SECONDS, trust_env=False
+            base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False, transport=transport
         )
+        # An upload's address is its permission and may be on another host, which the key is none of the business of.
+        self._uploads = httpx.Client(timeout=TIMEOUT, trust_env=False, transport=transport)
+        self._patience = Patience(on_wait)
 
     def __enter__(self) -> Self:
         return self
@@ -59,19 +74,20 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+        self._uploads.close()
 
     def upload(self, picture: Path) -> str:
         """Upload a picture and answer its asset id.
 
         Raises:
-            MaquetteError: the server refused it, or could not be reached.
+            MaquetteError: the server refused it, in words that name the file, or could not be reached.
         """
-        extension = picture.suffix.removeprefix(".")
-        asset = self._call("POST", "/v3/assets/training_dataset", Asset, json={"file_extension": extension})
         data = picture.read_bytes()
-        self._patiently(
-            lambda: _checked(httpx.put(asset.upload_url, content=data, timeout=TIMEOUT_SECONDS, trust_env=False))
-        )
+        asset = self._create("/v3/assets/training_dataset", Asset, {"file_extension": picture.suffix.removeprefix(".")})
+        target = web_address("upload_url", asset.upload_url)
+        answer = self._patience.call(target, lambda: self._uploads.put(target, content=data), advice=CHECK_PUBLIC_URL)
+        with about_file(picture):
+            _checked(answer)
         return asset.assets_id
 
     def create_training(
@@ -98,12 +114,7 @@ class Client:
             image_dataset_items=list(items),
             expert_setting=expert_setting,
         )
-        body = msgspec.to_builtins(request)
-        try:
-            response = self._http.post(f"/v3/training/{task_type}", json=body)
-        except httpx.TransportError as error:
-            raise _unreachable(error) from error
-        return msgspec.json.decode(_checked(response).content, type=dict[str, str])["task_id"]
+        return self._create(f"/v3/training/{task_type}", CreatedTask, msgspec.to_builtins(request)).task_id
 
     def tasks(self, task_type: TaskType | None = None) -> Iterator[Task]:
         """All tasks, newest first, fetched page by page."""
@@ -124,26 +135,26 @@ class Client:
         Raises:
             MaquetteError: no such task, or no answer.
         """
-        return self._call("GET", f"/v3/training/{task_id}", TaskDetail)
+        return self._call("GET", _task_path(task_id), TaskDetail)
 
     def raw_task(self, task_id: str) -> dict[str, Any]:
         """The same as the server's own JSON object."""
-        return self._call("GET", f"/v3/training/{task_id}", dict[str, Any])
+        return self._call("GET", _task_path(task_id), dict[str, Any])
 
     def events(self, task_id: str) -> Iterator[dict[str, Any]]:
         """A task's history, oldest first."""
         after = 0
         while True:
             query = {"after": str(after)}
-            page = self._call("GET", f"/v3/training/{task_id}/events", EventPage, params=query)
+            page = self._call("GET", f"{_task_path(task_id)}/events", EventPage, params=query)
             if not page.events:
                 return
             yield from page.events
             after = page.events[-1]["number"]
 
-    def cancel(self, task_id: str) -> None:
+    def cancel(self, task_id: str) -> CancelAnswer:
         """Ask for a task to be cancelled; it is when its status says so."""
-        self._call("POST", f"/v3/training/{task_id}/cancel", dict[str, Any])
+        return self._call("POST", f"{_task_path(task_id)}/cancel", CancelAnswer)
 
     def follow(self, task_id: str, *, interval: float = 0.5) -> Iterator[TaskDetail]:
         """The task again and again until it has ended; outlives a server that is away for a while."""
@@ -163,47 +174,40 @@ class Client:
         Raises:
             MaquetteError: the task has no model, or no answer.
         """
+        path = f"{_task_path(task_id)}/weights"
 
-        def download() -> None:
-            with (
-                self._http.stream("GET", f"/v3/training/{task_id}/weights") as response,
-                atomic_file(target, FOR_THE_USER) as file,
-            ):
+        def download() -> httpx.Response:
+            with self._http.stream("GET", path) as response:
                 if response.status_code != SUCCESS:
                     response.read()
-                for chunk in _checked(response).iter_bytes(CHUNK):
-                    file.write(chunk)
-                    progress(len(chunk))
+                    return response
+                with atomic_file(target, FOR_THE_USER) as file:
+                    for chunk in response.iter_bytes(CHUNK):
+                        file.write(chunk)
+                        progress(len(chunk))
+            return response
 
-        self._patiently(download)
+        _checked(self._patience.call(self._url, download, advice=CHECK_URL))
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        kind: type[Record],
-        *,
-        params: Mapping[str, str] | None = None,
-        json: Mapping[str, object] | None = None,
-    ) -> Record:
-        response = self._patiently(lambda: _checked(self._http.request(method, path, params=params, json=json)))
-        return msgspec.json.decode(response.content, type=kind)
+    def _create(self, path: str, kind: type[Record], body: Mapping[str, object]) -> Record:
+        """Create something once, however often the answer is lost on its way here."""
+        return self._call("POST", path, kind, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
 
-    def _patiently(self, call: Callable[[], Record]) -> Record:
-        """Repeat a call that could not reach the server, with growing pauses, until patience ends."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                return call()
-            except httpx.TransportError as error:
-                if time.monotonic() + pause > deadline:
-                    raise _unreachable(error) from error
-            except MaquetteError as error:
-                if error.reason is not ErrorReason.SERVICE_UNAVAILABLE or time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+    def _call(self, method: str, path: str, kind: type[Record], **request: Any) -> Record:
+        response = self._patience.call(self._url, lambda: self._http.request(method, path, **request), advice=CHECK_URL)
+        try:
+            return msgspec.json.decode(_checked(response).content, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise MaquetteError(
+                ErrorReason.API_NOT_FOUND,
+                f"{origin(self._url)} answers, but not as a Maquette server does; is MAQUETTE_URL right?",
+            ) from None
+
+
+def _task_path(task_id: str) -> str:
+    if not is_task_id(task_id):
+        raise InvalidRequest("task_id", f"must be an id as `maquette list` shows it, got {task_id!r}")
+    return f"/v3/training/{task_id}"
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -212,13 +216,8 @@ def _checked(response: httpx.Response) -> httpx.Response:
         return response
     try:
         body = msgspec.json.decode(response.content, type=ErrorBody)
-        reason = ErrorReason(body.reason)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise MaquetteError(
             ErrorReason.INTERNAL_ERROR, f"the server answered {response.status_code}: {response.text[:200]}"
         ) from None
-    raise MaquetteError(reason, body.message, body.metadata)
-
-
-def _unreachable(error: httpx.TransportError) -> MaquetteError:
-    return MaquetteError(ErrorReason.SERVICE_UNAVAILABLE, f"the server can't be reached: {error}")
+    raise MaquetteError(body.reason, body.message, body.metadata)

@@ -1,11 +1,29 @@
 """What the server answers, as far as programs need it. Fields a client doesn't know are ignored."""
 
+from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
 
-UNKNOWN = "UNKNOWN"
-ENDED = frozenset({"SUCCESS", "FAILED", "CANCELED"})
+from maquette.core.lifecycle import TaskStatus
+
+
+class Status(StrEnum):
+    """Status of a task, as published. UNKNOWN stands for any that this client does not know."""
+
+    QUEUING = TaskStatus.QUEUING
+    TRAINING = TaskStatus.TRAINING
+    SUCCESS = TaskStatus.SUCCESS
+    FAILED = TaskStatus.FAILED
+    CANCELED = TaskStatus.CANCELED
+    UNKNOWN = "UNKNOWN"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Status":  # noqa: ARG003
+        return cls.UNKNOWN
+
+
+ENDED = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
 
 
 class Asset(Struct, frozen=True):
@@ -13,6 +31,19 @@ class Asset(Struct, frozen=True):
 
     assets_id: str
     upload_url: str
+
+
+class CreatedTask(Struct, frozen=True):
+    """The id of a task that was created."""
+
+    task_id: str
+
+
+class CancelAnswer(Struct, frozen=True):
+    """A task's status right after it was asked to end; TRAINING means that it is being stopped."""
+
+    task_id: str
+    task_status: Status
 
 
 class Model(Struct, frozen=True):
@@ -28,7 +59,7 @@ class Task(Struct, frozen=True):
     task_name: str
     task_id: str
     task_type: str
-    task_status: str
+    task_status: Status
     created_at: int
     models: list[Model]
 
@@ -59,7 +90,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     task_name: str
     task_id: str
     task_type: str
-    task_status: str
+    task_status: Status
     created_at: int
     models: list[Model]
     reason: str

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from maquette.core.files import file_sha256
 
@@ -16,44 +17,56 @@ MODEL_INDEX = "model_index.json"
 DECIDING_SUFFIXES = frozenset({".safetensors", ".json", ".txt"})
 """Weights, configurations and tokenizer files. Model cards and pictures beside them decide nothing."""
 
-PIPELINE_FAMILIES: Mapping[str, str] = {
-    "StableDiffusionPipeline": "sd15",
-    "StableDiffusionXLPipeline": "sdxl",
-    "FluxPipeline": "flux1",
-}
-"""Family by the pipeline class that `model_index.json` names; says nothing of whether this installation has it."""
+
+class ComponentLayout(Struct, frozen=True):
+    """What the folder of a component holds: a configuration, and weights unless it has none."""
+
+    config: str = "config.json"
+    weights: bool = True
+
+
+class BaseLayout(Struct, frozen=True):
+    """What the folders of a family's bases look like.
+
+    Attributes:
+        pipelines: pipeline classes that `model_index.json` may name.
+        components: those that training and drawing load. A folder may hold more, which nobody looks at.
+    """
+
+    pipelines: frozenset[str]
+    components: Mapping[str, ComponentLayout]
 
 
 class BrokenBase(Exception):
     """The folder is missing, or is no base model that can be used; the message names the file and the fix."""
 
 
-def read_model_index(root: Path) -> dict[str, object]:
-    """The pipeline class and components that a base's folder declares.
+def read_config(path: Path) -> dict[str, object]:
+    """A JSON object of a base's folder.
 
     Raises:
-        BrokenBase: there is no readable `model_index.json`.
+        BrokenBase: there is none that can be read.
     """
-    path = root / MODEL_INDEX
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, object])
     except FileNotFoundError:
         raise BrokenBase(f"{path} does not exist; a base is a folder in diffusers layout") from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BrokenBase(f"{path} can't be read: {error}") from error
 
 
-def base_family(root: Path) -> str:
-    """The family of a base's folder.
+def base_family(root: Path, layouts: Mapping[str, BaseLayout]) -> str:
+    """The family of a base's folder, one of those in `layouts`; where several have its pipeline, the first.
 
     Raises:
-        BrokenBase: its pipeline class is of no known family.
+        BrokenBase: its pipeline class is of none of them.
     """
-    pipeline = read_model_index(root).get("_class_name")
-    if not isinstance(pipeline, str) or pipeline not in PIPELINE_FAMILIES:
-        known = ", ".join(PIPELINE_FAMILIES)
-        raise BrokenBase(f"{root / MODEL_INDEX} names the pipeline {pipeline!r}; known pipelines are {known}")
-    return PIPELINE_FAMILIES[pipeline]
+    pipeline = read_config(root / MODEL_INDEX).get("_class_name")
+    for family, layout in layouts.items():
+        if pipeline in layout.pipelines:
+            return family
+    known = ", ".join(f"{family} ({', '.join(sorted(layout.pipelines))})" for family, layout in layouts.items())
+    raise BrokenBase(f"{root / MODEL_INDEX} names the pipeline {pipeline!r}; this installation has {known}")
 
 
 def base_sha256(root: Path) -> str:

@@ -4,8 +4,12 @@ The reasons and their HTTP statuses are the published ones of the wire contract 
 and ours beside them. Server, client and command line share this one list.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
 
 
 class ErrorReason(StrEnum):
@@ -22,6 +26,7 @@ class ErrorReason(StrEnum):
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     CONFLICT = "CONFLICT"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
@@ -38,9 +43,26 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.TASK_NOT_FOUND: 404,
     ErrorReason.METHOD_NOT_ALLOWED: 405,
     ErrorReason.CONFLICT: 409,
+    ErrorReason.IDEMPOTENCY_KEY_REUSED: 422,
     ErrorReason.SERVICE_UNAVAILABLE: 503,
     ErrorReason.INTERNAL_ERROR: 500,
 }
+
+
+class ErrorBody(Struct, frozen=True):
+    """The envelope: what every error is answered with.
+
+    Attributes:
+        code: the HTTP status.
+        reason: machine-readable name, stable.
+        message: human words.
+        metadata: further facts as strings, usually empty.
+    """
+
+    code: int
+    reason: ErrorReason
+    message: str
+    metadata: dict[str, str]
 
 
 class MaquetteError(Exception):
@@ -63,6 +85,11 @@ class MaquetteError(Exception):
         """The HTTP status this error is answered with."""
         return HTTP_STATUS[self.reason]
 
+    @property
+    def body(self) -> ErrorBody:
+        """The envelope this error is answered with."""
+        return ErrorBody(self.status, self.reason, self.message, self.metadata)
+
 
 class InvalidRequest(MaquetteError):
     """The request breaks a documented rule; the caller must change it."""
@@ -77,3 +104,12 @@ class TaskNotFound(MaquetteError):
 
     def __init__(self) -> None:
         super().__init__(ErrorReason.TASK_NOT_FOUND, "task not found")
+
+
+@contextmanager
+def about_file(path: Path) -> Generator[None]:
+    """Say in an error which file it is about."""
+    try:
+        yield
+    except MaquetteError as error:
+        raise MaquetteError(error.reason, f"{path}: {error.message}", error.metadata) from error

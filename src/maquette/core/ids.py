@@ -1,12 +1,20 @@
 """Identifiers in the published forms."""
 
 import hashlib
+import re
 import uuid
+
+_TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def new_task_id() -> str:
     """A training task's id: a lower-case UUID of 36 characters."""
     return str(uuid.uuid4())
+
+
+def is_task_id(text: str) -> bool:
+    """Whether this has the form of a training task's id."""
+    return _TASK_ID.fullmatch(text) is not None
 
 
 def new_asset_id() -> str:

@@ -67,7 +67,8 @@ class Failure:
 
     Attributes:
         failure_class: decides whether the task is requeued while attempts are left.
-        attempts: how many attempts may end with this reason before the task is FAILED with it.
+        attempts: how many attempts may end with this reason before the task is FAILED with it; counted anew from an
+            attempt that stored a checkpoint, since a task that gets on is in no crash loop.
         words: what the user reads.
     """
 
@@ -76,12 +77,12 @@ class Failure:
     words: str
 
     def retries_after(self, ended_so_far: int) -> bool:
-        """Whether another attempt is due after `ended_so_far` attempts of this task ended in failure."""
-        return ended_so_far < self.attempts
+        """Whether another attempt is due after `ended_so_far` of those that count ended with this reason."""
+        return self.failure_class is not FailureClass.USER and ended_so_far < self.attempts
 
     @property
     def final_status(self) -> TaskStatus:
-        """The status a task ends in when no retry is due."""
+        """The status a task ends in when no retry is due: FAILED, whatever the reason."""
         return TaskStatus.FAILED
 
 
@@ -147,10 +148,6 @@ class Machine(Generic[S]):
         if reason not in self.edges.get((None, status), frozenset()):
             raise IllegalMove(self.name, None, status, reason)
 
-    def allows(self, source: S | None, target: S) -> bool:
-        """Whether any reason may move from `source` to `target`."""
-        return (source, target) in self.edges
-
     def is_final(self, status: S) -> bool:
         """Whether nothing ever leaves `status`."""
         return all(source != status for source, _ in self.edges)
@@ -171,6 +168,9 @@ TASK: Machine[TaskStatus] = Machine(
         (TaskStatus.TRAINING, TaskStatus.CANCELED): frozenset({Reason.CANCELED}),
     },
 )
+
+AFTER_CANCEL: frozenset[TaskStatus] = frozenset({TaskStatus.SUCCESS, TaskStatus.CANCELED})
+"""Where alone a task may go once its owner has asked to cancel it."""
 
 MODEL: Machine[ModelStatus] = Machine(
     "model",

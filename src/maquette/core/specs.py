@@ -1,28 +1,34 @@
 """What a training task is asked for and what it runs with.
 
-Each field's type, range, label and meaning stand here once. The API schema, the command line's options and the
-generated tests are derived from these definitions.
+Each field's type, range, label and meaning stand here once. The API schema, the manual's tables, the command line's
+options and the generated tests are derived from these definitions. In a definition's `extra`, `published` says where
+it departs from the published API, and `default` says in words what stands in where a field is left open, unless that
+is a constant.
 
 `TrainingRequest` is the published body, lenient and sparse. `TrainingSpec` is what a task pins: every default
 filled in and the seed drawn. Only `resolve` turns one into the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from maquette.core.errors import InvalidRequest
-
-Number = TypeVar("Number", int, float)
+from maquette.core.requirements import read
 
 MAX_PICTURES = 50
 MAX_CAPTION = 1024
 SIDE_MULTIPLE = 64
 MAX_SIDE = 2048
-MAX_SEED = 2**32 - 1
+MAX_NAME = 255
+INT64_MAX = 2**63 - 1
+FLOAT32_MAX = 3.4e38
+"""Losses are float32: a larger factor would be infinite."""
+MAX_DRAWN_SEED = 2**32 - 1
+"""Of the seeds we draw: every JSON reader keeps all their digits."""
 DEFAULT_STEPS_PER_PICTURE = 200
 DEFAULT_MAX_STEPS = 2000
 
@@ -45,15 +51,58 @@ class LrScheduler(StrEnum):
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
+INSTANCE_PROMPTS = {TaskType.SUBJECT: "a photo of ohwx person", TaskType.STYLE: "a picture in ohwx style"}
+CLASS_PROMPTS = {TaskType.SUBJECT: "person", TaskType.STYLE: "a picture"}
+LENGTH_NOT_PUBLISHED = "limited: no length is published"
+RANGE_NOT_PUBLISHED = "limited: no range is published"
+
+
+def _for_each_type(prompts: Mapping[TaskType, str]) -> str:
+    return ", ".join(f"`{prompt}` ({task_type})" for task_type, prompt in prompts.items())
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+TaskName = Annotated[
+    Name, Meta(description="What to call the task; need not be unique.", extra={"published": LENGTH_NOT_PUBLISHED})
+]
+BaseName = Annotated[
+    Name,
+    Meta(description="A base model of this server, `maquette bases list`.", extra={"published": "same"}),
+]
+
 BatchSize = Annotated[int, Meta(ge=1, le=4, title="Batch size", description="Pictures per optimiser step.")]
 LearningRate = Annotated[
-    float, Meta(gt=0, le=1e-2, title="Learning rate", description="Peak learning rate of AdamW for all LoRA weights.")
+    float,
+    Meta(
+        gt=0,
+        le=1e-2,
+        title="Learning rate",
+        description="Peak learning rate of AdamW for all LoRA weights.",
+        extra={"published": "extended: 1e-4, 1e-5, 1e-6, 2e-4 and 5e-5 are listed"},
+    ),
 ]
 MaxTrainSteps = Annotated[
-    int, Meta(ge=1, le=10_000, title="Training steps", description="Optimiser steps in total, over all pictures.")
+    int,
+    Meta(
+        ge=1,
+        le=10_000,
+        title="Training steps",
+        description="Optimiser steps in total, over all pictures.",
+        extra={
+            "published": "limited: no most is published; `MAQUETTE_MAX_TRAIN_STEPS` may lower it further",
+            "default": f"{DEFAULT_STEPS_PER_PICTURE} for each picture, {DEFAULT_MAX_STEPS} at most",
+        },
+    ),
 ]
 Seed = Annotated[
-    int, Meta(ge=1, le=MAX_SEED, title="Seed", description="Seeds every random source; drawn and recorded if absent.")
+    int,
+    Meta(
+        ge=1,
+        le=INT64_MAX,
+        title="Seed",
+        description="Seeds every random source.",
+        extra={"default": f"drawn, up to {MAX_DRAWN_SEED}, and recorded"},
+    ),
 ]
 Schedule = Annotated[
     LrScheduler,
@@ -63,7 +112,7 @@ Warmup = Annotated[
     int,
     Meta(
         ge=0,
-        le=10_000,
+        le=INT64_MAX,
         title="Warm-up steps",
         description="Steps over which the rate rises to its peak; no effect with `constant`.",
     ),
@@ -75,6 +124,7 @@ InstancePrompt = Annotated[
         max_length=MAX_CAPTION,
         title="Instance prompt",
         description="Caption of pictures that have none of their own, with the trigger word in it.",
+        extra={"published": LENGTH_NOT_PUBLISHED, "default": _for_each_type(INSTANCE_PROMPTS)},
     ),
 ]
 ClassPrompt = Annotated[
@@ -84,23 +134,38 @@ ClassPrompt = Annotated[
         max_length=MAX_CAPTION,
         title="Class prompt",
         description="Caption of the generated class pictures that preserve what the base knew.",
+        extra={"published": "extended: only `person` is listed", "default": _for_each_type(CLASS_PROMPTS)},
     ),
 ]
 PriorPreservation = Annotated[
     bool, Meta(title="Prior preservation", description="Train on generated class pictures as well.")
 ]
 PriorLossWeight = Annotated[
-    float, Meta(gt=0, le=100, title="Prior loss weight", description="Weight of the class pictures' loss.")
+    float, Meta(gt=0, le=FLOAT32_MAX, title="Prior loss weight", description="Weight of the class pictures' loss.")
 ]
 TrainTextEncoder = Annotated[
     bool, Meta(title="Train text encoder", description="Put a LoRA on the text encoder as well.")
 ]
 LoraRank = Annotated[int, Meta(ge=4, le=128, title="LoRA rank", description="Rank of the denoiser's LoRA matrices.")]
 LoraAlpha = Annotated[
-    int, Meta(ge=4, le=128, title="LoRA alpha", description="The denoiser's LoRA is scaled by alpha / rank.")
+    int,
+    Meta(
+        ge=4,
+        le=128,
+        title="LoRA alpha",
+        description="The denoiser's LoRA is scaled by alpha / rank.",
+        extra={"default": "`lora_r`"},
+    ),
 ]
 TextEncoderRank = Annotated[
-    int, Meta(ge=4, le=128, title="Text-encoder LoRA rank", description="Rank of the text encoder's LoRA matrices.")
+    int,
+    Meta(
+        ge=4,
+        le=128,
+        title="Text-encoder LoRA rank",
+        description="Rank of the text encoder's LoRA matrices.",
+        extra={"default": "`lora_r`"},
+    ),
 ]
 TextEncoderAlpha = Annotated[
     int,
@@ -109,9 +174,29 @@ TextEncoderAlpha = Annotated[
         le=128,
         title="Text-encoder LoRA alpha",
         description="The text encoder's LoRA is scaled by alpha / rank.",
+        extra={"default": "`lora_text_encoder_r`"},
     ),
 ]
-Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
+Side = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MAX_SIDE,
+        description=f"Pixels that pictures are cropped and resized to; rounded down to a multiple of {SIDE_MULTIPLE},"
+        f" {SIDE_MULTIPLE} at least.",
+        extra={"published": "limited: no most is published"},
+    ),
+]
+ResizedSide = Annotated[Side, Meta(extra={"default": "that of the request"})]
+Caption = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_CAPTION,
+        description="What this picture shows.",
+        extra={"default": "`instance_prompt`"},
+    ),
+]
 
 
 class ExpertSetting(Struct, frozen=True, omit_defaults=True):
@@ -162,8 +247,8 @@ class DatasetItem(Struct, frozen=True):
         caption: words for this picture; the instance prompt where absent.
     """
 
-    assets_id: str | int
-    caption: Annotated[str, Meta(min_length=1, max_length=MAX_CAPTION)] | UnsetType = UNSET
+    assets_id: Annotated[str | int, Meta(description="As the upload call answered it.")]
+    caption: Caption | UnsetType = UNSET
 
 
 class ComponentArg(Struct, frozen=True):
@@ -180,16 +265,75 @@ class Component(Struct, frozen=True):
     args: Sequence[ComponentArg] = ()
 
 
+class FaceRestoration(StrEnum):
+    """Models that restore faces, by their published names."""
+
+    GFPGAN = "gfpgan_1.4"
+
+
+class FaceCropRegion(Struct, frozen=True):
+    """Arguments of `face_crop_region`."""
+
+    ratio: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=10,
+            description="Side of the crop around the face as a multiple of the face. No effect yet.",
+            extra={"published": RANGE_NOT_PUBLISHED},
+        ),
+    ] = 1.0
+
+
+class Resize(Struct, frozen=True):
+    """Arguments of `resize`."""
+
+    width: ResizedSide | UnsetType = UNSET
+    height: ResizedSide | UnsetType = UNSET
+
+
+class FaceRestore(Struct, frozen=True):
+    """Arguments of `face_restore`."""
+
+    method: Annotated[FaceRestoration, Meta(description="What restores faces. No effect yet.")] = FaceRestoration.GFPGAN
+    upscale: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=8,
+            description="How much larger faces become. No effect yet.",
+            extra={"published": RANGE_NOT_PUBLISHED},
+        ),
+    ] = 1.0
+
+
+Arguments: TypeAlias = FaceCropRegion | Resize | FaceRestore
+COMPONENTS: Mapping[str, type[Arguments]] = {
+    "face_crop_region": FaceCropRegion,
+    "resize": Resize,
+    "face_restore": FaceRestore,
+}
+"""The components by their published names."""
+
+
 class TrainingRequest(Struct, frozen=True, kw_only=True):
     """The published body of `POST /v3/training/subject` and `/style`."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=255)]
-    base_model: Annotated[str, Meta(min_length=1, max_length=255)]
+    name: TaskName
+    base_model: BaseName
     width: Side
     height: Side
-    image_dataset_items: Annotated[list[DatasetItem], Meta(min_length=1, max_length=MAX_PICTURES)]
-    expert_setting: ExpertSetting = ExpertSetting()
-    components: list[Component] = []
+    image_dataset_items: Annotated[
+        list[DatasetItem],
+        Meta(
+            min_length=1,
+            max_length=MAX_PICTURES,
+            description="The pictures, in this order; the same one may come twice.",
+            extra={"published": "same; `MAQUETTE_MAX_PICTURES` may lower the most"},
+        ),
+    ]
+    expert_setting: Annotated[ExpertSetting, Meta(description="How to train.")] = ExpertSetting()
+    components: Annotated[list[Component], Meta(description="How to prepare the pictures.")] = []
 
 
 class Preparation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -260,8 +404,15 @@ class FamilyDefaults(Struct, frozen=True, kw_only=True):
     sample_guidance_scale: float = 7.5
 
 
-INSTANCE_PROMPTS = {TaskType.SUBJECT: "a photo of ohwx person", TaskType.STYLE: "a picture in ohwx style"}
-CLASS_PROMPTS = {TaskType.SUBJECT: "person", TaskType.STYLE: "a picture"}
+CONSTANT_DEFAULTS: Mapping[str, object] = {
+    "train_batch_size": 1,
+    "lr_scheduler": LrScheduler.CONSTANT,
+    "lr_warmup_steps": 0,
+    "with_prior_preservation": False,
+    "prior_loss_weight": 1.0,
+    "train_text_encoder": False,
+}
+"""Of settings whose default depends on nothing."""
 
 
 def resolve(
@@ -308,16 +459,11 @@ def _resolve_settings(
     lora_r = given.lora_r or defaults.lora_r
     text_encoder_r = given.lora_text_encoder_r or lora_r
     filled: dict[str, Any] = {
-        "train_batch_size": 1,
+        **CONSTANT_DEFAULTS,
         "learning_rate": defaults.learning_rate,
         "max_train_steps": min(DEFAULT_MAX_STEPS, DEFAULT_STEPS_PER_PICTURE * picture_count),
-        "lr_scheduler": LrScheduler.CONSTANT,
-        "lr_warmup_steps": 0,
         "instance_prompt": INSTANCE_PROMPTS[task_type],
         "class_prompt": CLASS_PROMPTS[task_type],
-        "with_prior_preservation": False,
-        "prior_loss_weight": 1.0,
-        "train_text_encoder": False,
         "lora_r": lora_r,
         "lora_alpha": lora_r,
         "lora_text_encoder_r": text_encoder_r,
@@ -334,44 +480,34 @@ def _resolve_preparation(request: TrainingRequest) -> Preparation:
     face_crop_ratio: float | None = None
     face_restore: str | None = None
     for index, component in enumerate(request.components):
-        field = f"components[{index}]"
-        args = {arg.name: arg.value for arg in component.args}
-        match component.name:
-            case "resize":
-                _only(args, {"width", "height"}, field)
-                width = _number(args.get("width", width), f"{field}.width", int, 1, MAX_SIDE)
-                height = _number(args.get("height", height), f"{field}.height", int, 1, MAX_SIDE)
-            case "face_crop_region":
-                _only(args, {"ratio"}, field)
-                face_crop_ratio = _number(args.get("ratio", 1.0), f"{field}.ratio", float, 0.1, 10)
-            case "face_restore":
-                _only(args, {"method", "upscale"}, field)
-                face_restore = str(args.get("method", "gfpgan_1.4"))
-                _number(args.get("upscale", 1.0), f"{field}.upscale", float, 0.1, 8)
-            case unknown:
-                raise InvalidRequest(
-                    f"{field}.name",
-                    f"unknown component {unknown!r}; known are face_crop_region, resize and face_restore",
-                )
+        match _arguments(component, f"components[{index}]"):
+            case Resize() as resize:
+                width, height = resize.width or width, resize.height or height
+            case FaceCropRegion(ratio=ratio):
+                face_crop_ratio = ratio
+            case FaceRestore(method=method):
+                face_restore = method
     return Preparation(
         width=_side(width), height=_side(height), face_crop_ratio=face_crop_ratio, face_restore=face_restore
     )
 
 
-def _only(args: dict[str, str | int | float], known: set[str], field: str) -> None:
-    for name in args:
-        if name not in known:
-            raise InvalidRequest(f"{field}.args", f"unknown argument {name!r}; known are {', '.join(sorted(known))}")
-
-
-def _number(value: str | float, field: str, kind: type[Number], low: Number, high: Number) -> Number:
-    try:
-        number = kind(value)
-    except ValueError:
-        raise InvalidRequest(field, f"must be a number, got {value!r}") from None
-    if not low <= number <= high:
-        raise InvalidRequest(field, f"must be between {low} and {high}, got {value}")
-    return number
+def _arguments(component: Component, field: str) -> Arguments:
+    """A component's arguments by their types, each at most once, in any order."""
+    kind = COMPONENTS.get(component.name)
+    if kind is None:
+        known = ", ".join(COMPONENTS)
+        raise InvalidRequest(f"{field}.name", f"unknown component {component.name!r}; known are {known}")
+    given: dict[str, str | int | float] = {}
+    for index, arg in enumerate(component.args):
+        place = f"{field}.args[{index}].name"
+        if arg.name not in kind.__struct_fields__:
+            known = ", ".join(kind.__struct_fields__)
+            raise InvalidRequest(place, f"unknown argument {arg.name!r}; known are {known}")
+        if arg.name in given:
+            raise InvalidRequest(place, f"the argument {arg.name!r} is given twice")
+        given[arg.name] = arg.value
+    return read(given, kind, field)
 
 
 def _side(pixels: int) -> int:

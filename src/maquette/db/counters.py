@@ -3,8 +3,8 @@
 A sequence hands out numbers outside the transaction, so they appear out of order and with gaps. A counter row is
 locked until its transaction ends: whoever reads number n has every smaller one before them.
 
-Two transactions that take the same counters in different orders wait for each other for ever. The order is: a
-tenant's tasks, a task's events, its tenant's events, its tenant's models; and one task a transaction.
+Among counters, the order in which every transaction locks them (`maquette.db.engine.Database.write`) is: a tenant's
+tasks, a task's events, its tenant's events, its tenant's models; and one task a transaction.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection

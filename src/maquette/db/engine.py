@@ -6,6 +6,7 @@ SQLite and PostgreSQL differ here, in `dialects` and in nothing else.
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,10 +48,16 @@ class Database:
     """An open database.
 
     Attributes:
+        name: how messages call it: its URL without what may be secret.
+        file: where it lies, if it is one file.
         clock: its clock, which tests may shift.
     """
 
-    def __init__(self, *, reader: AsyncEngine, writer: AsyncEngine, migrator: AsyncEngine, clock: Clock) -> None:
+    def __init__(
+        self, url: URL, *, reader: AsyncEngine, writer: AsyncEngine, migrator: AsyncEngine, clock: Clock
+    ) -> None:
+        self.name = url.set(query={}).render_as_string(hide_password=True)
+        self.file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
         self._reader = reader
         self._writer = writer
         self._migrator = migrator
@@ -61,6 +68,11 @@ class Database:
         """One transaction that may write: committed when the block ends well, else rolled back.
 
         Keep it short: SQLite has one writer at a time. Never open a second one inside the first.
+
+        Two transactions that lock the same rows in different orders wait for each other for ever. The one order is:
+        an idempotency key, assets by id, attempts, the task, counters (as `maquette.db.counters` orders them; every
+        event takes some), device claims. A row that is only now inserted may come later: nobody can hold what nobody
+        has seen.
         """
         async with self._writer.begin() as conn:
             yield conn
@@ -109,6 +121,7 @@ def _open_sqlite(url: URL) -> Database:
         raise UnusableDatabase("a SQLite database needs a file: write sqlite:///path/to/file")
     clock = Clock()
     return Database(
+        url,
         reader=_sqlite_engine(url, clock, "DEFERRED", READER_PRAGMAS),
         # One connection: writers of this process queue in order instead of polling the file's lock.
         writer=_sqlite_engine(url, clock, "IMMEDIATE", WRITER_PRAGMAS, pool_size=1, max_overflow=0),
@@ -148,7 +161,7 @@ def _open_postgresql(url: URL) -> Database:
     except ModuleNotFoundError as error:
         raise UnusableDatabase(f"PostgreSQL needs {error.name}: pip install 'maquette[postgres]'") from error
     reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    return Database(reader=reader, writer=engine, migrator=engine, clock=clock)
+    return Database(url, reader=reader, writer=engine, migrator=engine, clock=clock)
 
 
 def _engine(url: URL, clock: Clock, **options: Any) -> AsyncEngine:

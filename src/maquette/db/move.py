@@ -1,8 +1,9 @@
 """The only code that writes a status: births and moves of tasks and models.
 
 A move is one guarded statement with a yes/no answer, and the event in the same transaction. Losing a race is an
-answer (None), no error: somebody else moved the row first, the row is gone, or the fence is old. The caller walks
-away. Asking for an edge that the machine does not have is a defect, and raises before the database is touched.
+answer (None), no error: somebody else moved the row first, the row is gone, the fence is old, or the owner has asked
+to cancel the task. The caller walks away. Asking for an edge that the machine does not have is a defect, and raises
+before the database is touched.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from sqlalchemy import ColumnElement, Table, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.ids import new_id
-from maquette.core.lifecycle import MODEL, TASK, IllegalMove, Machine, ModelStatus, Reason, S, TaskStatus
+from maquette.core.lifecycle import AFTER_CANCEL, MODEL, TASK, IllegalMove, Machine, ModelStatus, Reason, S, TaskStatus
 from maquette.core.specs import TrainingSpec
 from maquette.db.counters import next_number, tenant_models, tenant_tasks
 from maquette.db.events import append_event
@@ -113,6 +114,7 @@ async def move_task(
     `source` is the status it is believed to have, `fence` the attempt the caller speaks for (None only for moves that
     need no attempt). `message` is stored with the task and its event, for the owner. `values` are further columns to
     set in the same statement, e.g. `{"fence": tasks.c.fence + 1}`; `event` is further data for the event.
+    A task whose owner has asked to cancel it is moved to `AFTER_CANCEL` alone, whatever the caller has read before.
 
     Raises:
         IllegalMove: the machine has no such edge for this reason.
@@ -120,6 +122,8 @@ async def move_task(
     guards = [tasks.c.tenant_id == tenant_id, tasks.c.id == task_id]
     if fence is not None:
         guards.append(tasks.c.fence == fence)
+    if to not in AFTER_CANCEL:
+        guards.append(tasks.c.cancel_requested_at.is_(None))
     finished = {"finished_at": now_sql(conn)} if TASK.is_final(to) else NOTHING
     row = await _move(
         conn,

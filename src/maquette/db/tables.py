@@ -52,6 +52,16 @@ api_keys = Table(
     Column("revoked_at", Instant),
 )
 
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, comment="hex SHA-256 of the call and its body"),
+    Column("answer", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False, index=True),
+)
+
 bases = Table(
     "bases",
     metadata,
@@ -113,7 +123,6 @@ tasks = Table(
     Column("dataset_id", ForeignKey("datasets.id"), nullable=False),
     Column("spec", JSON, nullable=False, comment="TrainingSpec"),
     Column("fence", Integer, nullable=False, server_default="0"),
-    Column("failures", Integer, nullable=False, server_default="0", comment="attempts that ended in failure"),
     Column("not_before", Instant, nullable=False, server_default="0", comment="back-off: no dispatch earlier"),
     Column("cancel_requested_at", Instant),
     Column("step", Integer, nullable=False, server_default="0"),
@@ -136,11 +145,12 @@ attempts = Table(
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("node_id", String(64), nullable=False),
     Column("device", String(64), nullable=False),
-    Column("handle", Text, comment="the executor's; None until launched"),
+    Column("handle", Text, nullable=False, comment="the executor's"),
     Column("message_offset", BigInteger, nullable=False, server_default="0", comment="where the next poll reads on"),
     Column("supervisor", String(64), nullable=False, comment="server process that holds the lease"),
     Column("lease_until", Instant, nullable=False),
     Column("started_at", Instant, nullable=False),
+    Column("launched_at", Instant, comment="None until it returned"),
     Column("ended_at", Instant),
     Column("reason", String(32), comment="why it ends; stored as soon as the trainer says so"),
     Column("message", Text, nullable=False, server_default=""),

@@ -30,7 +30,8 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
         training: the pinned spec.
         base_path: the base model's folder.
         pictures: storage key of each picture of `training.pictures`, in that order.
-        resume_from: the checkpoint to continue, or None to start afresh.
+        resume_from: checkpoints that the attempt may continue, newest first; it takes the first whose files are all in
+            storage as recorded, and starts afresh where there is none.
         device: the claimed device, a torch device string.
         checkpoint_every: optimiser steps between checkpoints.
         output_prefix: storage prefix under which this attempt's files are staged out.
@@ -41,7 +42,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     training: TrainingSpec
     base_path: str
     pictures: tuple[str, ...]
-    resume_from: CheckpointRef | None
+    resume_from: tuple[CheckpointRef, ...]
     device: str
     checkpoint_every: int
     output_prefix: str
@@ -94,10 +95,15 @@ class Executor(Protocol):
         """Devices that attempts may claim, as torch device strings; one attempt a device."""
         ...
 
+    def handle(self, task_id: str, fence: int) -> str:
+        """What an attempt is called here, before it is launched and ever after; known without asking the node."""
+        ...
+
     async def launch(self, plan: AttemptPlan) -> str:
         """Stage in and start an attempt; answer its handle.
 
-        Idempotent by (task, fence): a second launch answers the same handle and starts nothing.
+        Idempotent by (task, fence): a second launch answers the same handle and starts nothing. One that is cancelled
+        midway has started a trainer or not; a further launch, or `erase`, makes it certain.
 
         Raises:
             OSError: staging or starting failed; nothing of it is left running.
@@ -122,7 +128,7 @@ class Executor(Protocol):
         ...
 
     async def erase(self, handle: str) -> None:
-        """Delete a dead attempt's run directory. Harmless when it is gone."""
+        """End at once whatever of an attempt still runs, and delete its run directory. Harmless when it is gone."""
         ...
 
     async def adopt(self) -> tuple[str, ...]:

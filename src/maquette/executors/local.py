@@ -67,13 +67,16 @@ class LocalExecutor(Executor):
         """See `Executor.devices`."""
         return self._devices
 
+    def handle(self, task_id: str, fence: int) -> str:
+        """See `Executor.handle`."""
+        return f"{task_id}/{fence}"
+
     async def launch(self, plan: AttemptPlan) -> str:
         """See `Executor.launch`."""
-        handle = f"{plan.task_id}/{plan.fence}"
+        handle = self.handle(plan.task_id, plan.fence)
         try:
             await self._attempt(handle).launch(plan)
         except OSError:
-            # Nobody will ever ask for it by a handle that was never handed out.
             await self.erase(handle)
             raise
         return handle
@@ -94,13 +97,12 @@ class LocalExecutor(Executor):
             ending.add_done_callback(lambda _: self._endings.pop(handle))
 
     async def erase(self, handle: str) -> None:
-        """See `Executor.erase`. Whatever should still run there is killed first."""
+        """See `Executor.erase`."""
         try:
             attempt = self._attempt(handle)
         except UnknownAttempt:
             return
-        await asyncio.to_thread(attempt.process.kill)
-        await _dead_within(attempt, DEATH_TAKES)
+        await _killed_within(attempt, DEATH_TAKES)
         self._attempts.pop(handle, None)
         await asyncio.to_thread(self._discard, attempt.run.root)
 
@@ -161,6 +163,15 @@ async def _dead_within(attempt: NodeAttempt, seconds: float) -> bool:
             return False
         await asyncio.sleep(LOOK_AGAIN)
     return True
+
+
+async def _killed_within(attempt: NodeAttempt, seconds: float) -> None:
+    """Kill until it is dead: a launch in progress may start the trainer only after the first look."""
+    until = time.monotonic() + seconds
+    await asyncio.to_thread(attempt.process.kill)
+    while time.monotonic() < until and await asyncio.to_thread(attempt.process.alive):
+        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.to_thread(attempt.process.kill)
 
 
 def _node_id(path: Path) -> str:

@@ -16,8 +16,7 @@ from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness, Observation, UnknownAttempt
 from maquette.executors.process import TrainerProcess
 from maquette.executors.staging import (
-    StagingFailed,
-    stage_in_checkpoint,
+    stage_in_newest_checkpoint,
     stage_in_pictures,
     stage_out_checkpoint,
     stage_out_result,
@@ -69,7 +68,8 @@ class NodeAttempt:
         try:
             if not self.process.was_started():
                 await self._stage_in(plan)
-                await asyncio.to_thread(self.process.start, lock, self._settings.threads)
+                # Not in a thread: who is cancelled while it spawns would close the lock that it is about to inherit.
+                self.process.start(lock, self._settings.threads)
         finally:
             os.close(lock)
 
@@ -116,8 +116,7 @@ class NodeAttempt:
     async def _stage_in(self, plan: AttemptPlan) -> None:
         await asyncio.to_thread(self.run.write, self.run.plan, plan)
         await stage_in_pictures(self._storage, self.run, plan.training.pictures, plan.pictures)
-        if plan.resume_from is not None:
-            await self._stage_in_checkpoint(plan.resume_from)
+        await stage_in_newest_checkpoint(self._storage, self.run, plan.resume_from)
         spec = RunSpec(
             task_id=plan.task_id,
             fence=plan.fence,
@@ -130,13 +129,6 @@ class NodeAttempt:
         )
         await self._sign_of_life()
         await asyncio.to_thread(self.run.write, self.run.spec, spec)
-
-    async def _stage_in_checkpoint(self, ref: CheckpointRef) -> None:
-        try:
-            await stage_in_checkpoint(self._storage, self.run, ref)
-        except StagingFailed as error:
-            # The same LoRA comes out of a run from the start; only time is lost, which beats a task that can't go on.
-            log.warning("checkpoint unusable, starting afresh", run=str(self.run.root), error=str(error))
 
     async def _stage_out_checkpoints(
         self, plan: AttemptPlan, messages: tuple[TrainerMessage, ...]

@@ -6,6 +6,7 @@ by the message that names them, put last: where it is, all of them are, and noth
 
 import asyncio
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from maquette.core.files import file_sha256
 from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, Manifest, RunDirectory
 from maquette.core.specs import Picture
 from maquette.executors.base import CheckpointRef
-from maquette.storage.base import ObjectMissing, Storage
+from maquette.storage.base import ObjectMissing, Storage, StorageFailed
 
 Names = TypeVar("Names", CheckpointManifest, Manifest)
 """A message that names files, and so closes a set of them."""
@@ -59,6 +60,33 @@ async def stage_in_pictures(
                 group.create_task(bring(picture, key))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures
+
+
+async def stage_in_newest_checkpoint(storage: Storage, run: RunDirectory, refs: Sequence[CheckpointRef]) -> None:
+    """Bring the first checkpoint that is usable, of those given newest first; none where none is.
+
+    The same LoRA comes out of a run from an older checkpoint or from the start: only time is lost, which beats a task
+    that can't go on. A store that refuses everything is another matter: it may be back in a minute, with all of it.
+
+    Raises:
+        StorageFailed: none is usable, and of one at least the store did not say that it is lost.
+        OSError: the disk fails.
+    """
+    refusal: StorageFailed | None = None
+    for ref in refs:
+        try:
+            await stage_in_checkpoint(storage, run, ref)
+        except (StagingFailed, StorageFailed) as error:
+            log.warning("checkpoint unusable", run=str(run.root), checkpoint=ref.prefix, error=str(error))
+            # What was brought of it is no checkpoint, and must not be kept in the place of one.
+            await asyncio.to_thread(shutil.rmtree, run.checkpoint(ref.step), ignore_errors=True)
+            refusal = error if isinstance(error, StorageFailed) else refusal
+        else:
+            return
+    if refusal:
+        raise refusal
+    if refs:
+        log.warning("no checkpoint usable, starting afresh", run=str(run.root))
 
 
 async def stage_in_checkpoint(storage: Storage, run: RunDirectory, ref: CheckpointRef) -> None:

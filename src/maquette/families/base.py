@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.registry import load_dotted
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import BrokenWeights
-from maquette.families.registry import family_modules, load_dotted
+from maquette.families.registry import load_spec
 
 Conditioning: TypeAlias = dict[str, torch.Tensor]
 """What the denoiser is told besides latents and timesteps: named tensors whose first dimension counts prompts."""
@@ -113,13 +114,13 @@ def load_family(name: str) -> Family:
     """Load a family's parts, and torch with them.
 
     Raises:
-        UnknownFamily: there is no such family.
+        UnknownName: there is no such family.
     """
-    modules = family_modules(name)
+    spec = load_spec(name)
     return Family(
-        pipeline=load_dotted(modules.pipeline),
-        objective=load_dotted(modules.objective),
-        adapters=load_dotted(modules.adapters),
+        pipeline=load_dotted(spec.pipeline),
+        objective=load_dotted(spec.objective),
+        adapters=load_dotted(spec.adapters),
     )
 
 

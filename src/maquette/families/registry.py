@@ -1,19 +1,14 @@
 """Which families there are. Torch-free: everything heavy is named by dotted strings and loaded on demand.
 
 Other packages add families through the entry-point group `maquette.families`: the entry point's name is the
-family's, and it loads a `FamilyModules`.
+family's, and it loads a `FamilySpec`.
 """
-
-import importlib
-from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any
 
 from msgspec import Struct
 
+from maquette.core.basefolder import BaseLayout
+from maquette.core.registry import Registry
 from maquette.core.specs import FamilyDefaults
-
-ENTRY_POINT_GROUP = "maquette.families"
 
 
 class FamilySpec(Struct, frozen=True, kw_only=True):
@@ -25,6 +20,9 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
         native_resolution: pixels of the square pictures its published bases were trained on.
         licence: what its published bases' licences ask for, in a sentence; a base of one's own may differ.
         defaults: its answers for settings that a request leaves open.
+        layout: what the folders of its bases look like.
+        pipeline, objective, adapters: where its parts are (`package.module:attribute`); their protocols are in
+            `maquette.families.base`.
     """
 
     name: str
@@ -32,67 +30,24 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
     native_resolution: int
     licence: str
     defaults: FamilyDefaults
-
-
-class FamilyModules(Struct, frozen=True, kw_only=True):
-    """Where a family's parts live, each as `module:name`; the protocols are in `maquette.families.base`."""
-
-    spec: str
+    layout: BaseLayout
     pipeline: str
     objective: str
     adapters: str
 
 
-FAMILIES: Mapping[str, FamilyModules] = {
-    "sd15": FamilyModules(
-        spec="maquette.families.sd15.spec:SPEC",
-        pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
-        objective="maquette.families.sd15.objective:Sd15Objective",
-        adapters="maquette.families.sd15.adapters:Sd15Adapters",
-    ),
-}
-
-
-class UnknownFamily(Exception):
-    """No family of this installation has this name; the message lists those that it has."""
-
-
-def families() -> dict[str, FamilyModules]:
-    """Every family by its name: ours and those of installed packages.
-
-    Raises:
-        ValueError: a package brings a family under a name that is taken.
-    """
-    found = dict(FAMILIES)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        if entry_point.name in found:
-            raise ValueError(f"the family {entry_point.name!r} of {entry_point.value} exists already")
-        found[entry_point.name] = entry_point.load()
-    return found
-
-
-def family_modules(name: str) -> FamilyModules:
-    """Where the parts of a family live.
-
-    Raises:
-        UnknownFamily: there is no such family.
-    """
-    known = families()
-    if name not in known:
-        raise UnknownFamily(f"no family {name!r} in this installation; it has {', '.join(sorted(known))}")
-    return known[name]
+FAMILIES = Registry("family", "maquette.families", {"sd15": "maquette.families.sd15.spec:SPEC"})
 
 
 def load_spec(name: str) -> FamilySpec:
     """A family's spec.
 
     Raises:
-        UnknownFamily: there is no such family.
+        UnknownName: there is no such family.
     """
-    return load_dotted(family_modules(name).spec)
+    return FAMILIES.load(name)
 
 
-def load_dotted(dotted: str) -> Any:
-    """The object that `module:name` means."""
-    module, _, name = dotted.partition(":")
-    return getattr(importlib.import_module(module), name)
+def layouts() -> dict[str, BaseLayout]:
+    """What the bases of every family look like, by the family's name."""
+    return {name: load_spec(name).layout for name in FAMILIES.names()}

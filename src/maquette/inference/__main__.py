@@ -13,9 +13,9 @@ import msgspec
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import DrawRequest
+from maquette.core.registry import UnknownName
 from maquette.core.weights import BrokenWeights
 from maquette.families.environment import prepare_environment
-from maquette.families.registry import UnknownFamily
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     drawing = importlib.import_module("maquette.inference.draw")
     try:
         drawing.draw_all(arguments.base, requests, arguments.out, arguments.device)
-    except (BrokenBase, UnknownFamily, BrokenWeights, OSError) as error:
+    except (BrokenBase, UnknownName, BrokenWeights, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -9,16 +9,17 @@ from maquette.core.basefolder import base_family
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
 from maquette.families.drawing import write_png
+from maquette.families.registry import layouts
 
 
 def draw_all(base: Path, requests: Sequence[DrawRequest], folder: Path, device: str) -> None:
     """Draw each request to `000.png`, `001.png`, … in `folder`, which is made where it does not exist.
 
     Raises:
-        BrokenBase, UnknownFamily: the base can't be used.
+        BrokenBase: the base can't be used.
         UnmatchedLora, BrokenWeights, OSError: a LoRA can't be used; the pictures before it are drawn.
     """
-    family = load_family(base_family(base))
+    family = load_family(base_family(base, layouts()))
     pipeline = family.pipeline.load(base, torch.device(device))
     adapters = family.adapters(pipeline)
     folder.mkdir(parents=True, exist_ok=True)

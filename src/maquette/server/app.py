@@ -10,9 +10,10 @@ from maquette.server.access.middleware import KeyRequired, tenant_of
 from maquette.server.assets import routes as assets
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
+from maquette.server.idempotency import idempotency_of
 from maquette.server.lingering import Lingering
 from maquette.server.openapi import KEY, openapi_config, openapi_json
-from maquette.server.queries import DottedQueries
+from maquette.server.queries import TidyQueries
 from maquette.server.settings import Settings
 from maquette.server.signing import open_signer
 from maquette.server.training import routes as training
@@ -49,7 +50,7 @@ def create_app(settings: Settings, database: Database, storage: Storage) -> Lite
             "signer": _constant(open_signer(settings)),
         },
         state=State({"database": database}, deep_copy=False),
-        middleware=[Lingering(), DottedQueries()],
+        middleware=[Lingering(), TidyQueries()],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=openapi_config(),
         logging_config=None,
@@ -61,7 +62,10 @@ def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> 
         path,
         route_handlers=KEYED,
         middleware=[KeyRequired],
-        dependencies={"tenant_id": Provide(tenant_of, sync_to_thread=False)},
+        dependencies={
+            "tenant_id": Provide(tenant_of, sync_to_thread=False),
+            "once": Provide(idempotency_of),
+        },
         request_max_body_size=settings.max_body_bytes,
         security=[{KEY: []}],
         include_in_schema=include_in_schema,

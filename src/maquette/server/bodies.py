@@ -15,7 +15,7 @@ from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
 from maquette.core.errors import InvalidRequest
-from maquette.server.requirements import refusal
+from maquette.core.requirements import read
 
 T = TypeVar("T")
 
@@ -73,18 +73,6 @@ class WireBody(AbstractDTO[T]):
     ) -> Reference | Schema:
         """The schema of the type itself."""
         return schema_creator.for_field_definition(field_definition)
-
-
-def read(data: object, kind: type[T]) -> T:
-    """Convert decoded JSON, where numbers may be strings.
-
-    Raises:
-        InvalidRequest: a field breaks its rule; the message names it as it is called on the wire.
-    """
-    try:
-        return msgspec.convert(data, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise refusal(error, data, kind) from None
 
 
 def without_placeholders(value: Any, path: str) -> Any:

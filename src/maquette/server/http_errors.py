@@ -1,6 +1,6 @@
 """Every error's way to the wire: the envelope `{code, reason, message, metadata}`, whatever went wrong."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from litestar import Request, Response
@@ -16,34 +16,18 @@ from litestar.openapi import ResponseSpec
 from litestar.params import QueryParameter
 from litestar.types import ExceptionHandlersMap
 from litestar.typing import FieldDefinition
-from msgspec import Meta, Struct, inspect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
-from maquette.server.requirements import requirement, shown
+from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, MaquetteError
+from maquette.core.requirements import requirement, shown
+from maquette.server.queries import parameter_type
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 Connection = Request[Any, Any, Any]
 
 NOT_NOW = ("08", "53", "57P")
 """SQL states of a server that can't be reached, is full, or starts or stops (PostgreSQL's appendix A)."""
-
-
-class ErrorBody(Struct, frozen=True):
-    """What every error answers with.
-
-    Attributes:
-        code: the HTTP status.
-        reason: machine-readable name, stable.
-        message: human words.
-        metadata: further facts as strings, usually empty.
-    """
-
-    code: int
-    reason: ErrorReason
-    message: str
-    metadata: dict[str, str]
 
 
 ERRORS = {
@@ -61,8 +45,7 @@ ERRORS = {
 
 def answer(error: MaquetteError, headers: dict[str, str] | None = None) -> Response[ErrorBody]:
     """The envelope of an error."""
-    body = ErrorBody(error.status, error.reason, error.message, error.metadata)
-    return Response(body, status_code=error.status, headers=headers)
+    return Response(error.body, status_code=error.status, headers=headers)
 
 
 def _known(_request: Connection, error: MaquetteError) -> Response[ErrorBody]:
@@ -94,8 +77,7 @@ def _is_missing(request: Connection, field: FieldDefinition, rule: QueryParamete
 
 def _parameter_refusal(request: Connection, field: FieldDefinition, rule: QueryParameter) -> InvalidRequest:
     name = rule.name or field.name
-    bounds = Meta(ge=rule.ge, le=rule.le)
-    kind = inspect.type_info(Annotated[field.annotation, bounds] if rule.ge is not None else field.annotation)
+    kind = parameter_type(field, rule)
     if name not in request.query_params:
         return InvalidRequest(name, f"is required; it {requirement(kind)}")
     return InvalidRequest(name, f"{requirement(kind)}, got {shown(request.query_params[name])}")

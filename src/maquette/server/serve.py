@@ -157,7 +157,10 @@ def reserved_port(host: str, port: int) -> Generator[int]:
     Raises:
         MaquetteError: the port is taken, or the address is not ours.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise MaquetteError(ErrorReason.CONFLICT, f"can't listen on {host}:{port}: {error}") from error
     with socket.socket(family, kind, protocol) as probe:
         # A port whose last connections are still winding down is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -60,6 +60,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     upload_ttl: Annotated[int, Meta(ge=1, description="Seconds for which an upload address may be used.")] = 600
+    keep_unused_uploads: Annotated[
+        int,
+        Meta(
+            ge=3600,
+            description="Seconds for which a picture that no training has taken is kept after its upload address"
+            " expired, 3600 or more.",
+        ),
+    ] = 24 * 3600
+    idempotency_ttl: Annotated[
+        float, Meta(gt=0, description="Seconds for which a creating request may be sent again under its key.")
+    ] = 24 * 3600.0
     max_upload_bytes: Annotated[int, Meta(ge=1, description="Largest picture, in bytes.")] = 30_000_000
     max_pixels: Annotated[int, Meta(ge=1, description="Largest picture, in pixels: width times height.")] = 40_000_000
     max_body_bytes: Annotated[int, Meta(ge=1024, description="Largest JSON body, in bytes.")] = 2_000_000

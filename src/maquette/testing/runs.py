@@ -12,6 +12,7 @@ from maquette.core.ids import sha256_hex
 from maquette.core.progress import TrainerMessage
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.core.specs import BaseRef, Picture, Preparation
+from maquette.families.registry import layouts
 from maquette.testing.factories import training_spec
 
 SIDE = 64
@@ -30,7 +31,7 @@ def make_run(
     spec = training_spec(steps=6)
     training = replace(
         spec,
-        base=BaseRef("tiny", base_family(base), base_sha256(base)),
+        base=BaseRef("tiny", base_family(base, layouts()), base_sha256(base)),
         pictures=tuple(_draw_picture(directory.images, number) for number in range(pictures)),
         preparation=Preparation(width=SIDE, height=SIDE),
         settings=replace(spec.settings, lora_r=4, lora_alpha=4, learning_rate=1e-3),

@@ -33,7 +33,7 @@ from maquette.core.progress import (
 from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, Manifest
 from maquette.core.specs import TrainingSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Executor, Liveness, Observation, UnknownAttempt
-from maquette.storage.base import ObjectMissing, Storage
+from maquette.storage.base import ObjectMissing, Storage, StorageFailed
 
 KILLED = -9
 WEIGHTS = "output/lora.safetensors"
@@ -231,9 +231,13 @@ class ScriptedExecutor(Executor):
         """See `Executor.devices`."""
         return self._devices
 
+    def handle(self, task_id: str, fence: int) -> str:
+        """See `Executor.handle`."""
+        return f"{task_id}/{fence}"
+
     async def launch(self, plan: AttemptPlan) -> str:
         """See `Executor.launch`."""
-        handle = f"{plan.task_id}/{plan.fence}"
+        handle = self.handle(plan.task_id, plan.fence)
         async with self._launching.setdefault(handle, asyncio.Lock()):
             if handle not in self.node.attempts:
                 first_step = await self._stage_in(plan)
@@ -304,8 +308,19 @@ class ScriptedExecutor(Executor):
                     raise OSError(f"picture {picture.name}: the object {key} is not the one that was sealed")
         except ObjectMissing as error:
             raise OSError(f"no object {error}") from error
-        ref = plan.resume_from
-        return ref.step if ref and await self._is_whole(ref) else None
+        return await self._newest_whole(plan.resume_from)
+
+    async def _newest_whole(self, refs: tuple[CheckpointRef, ...]) -> int | None:
+        refusal: StorageFailed | None = None
+        for ref in refs:
+            try:
+                if await self._is_whole(ref):
+                    return ref.step
+            except StorageFailed as error:
+                refusal = error
+        if refusal:
+            raise refusal
+        return None
 
     async def _is_whole(self, ref: CheckpointRef) -> bool:
         try:

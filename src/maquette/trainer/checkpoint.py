@@ -83,7 +83,9 @@ def spec_sha256(spec: TrainingSpec) -> str:
 
 
 def save(directory: RunDirectory, state: TrainingState, spec: TrainingSpec) -> None:
-    """Write and verify the checkpoint of the state's step, then drop all but the newest two.
+    """Write and verify the checkpoint of the state's step, then drop all but the newest two up to there.
+
+    What lies ahead of the state is damaged, or the run would have gone on from it: it keeps nobody's place.
 
     Raises:
         OSError: it could not be written, or does not read back as written; the older ones are still there.
@@ -101,15 +103,18 @@ def save(directory: RunDirectory, state: TrainingState, spec: TrainingSpec) -> N
     _check_reads_back(partial, state)
     partial.rename(target)
     fsync_directory(directory.checkpoints)
-    for old in _steps(directory)[:-KEPT]:
-        shutil.rmtree(old)
+    found = _steps(directory)
+    kept = [path for path in found if path <= target][-KEPT:]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)
 
 
 def newest(directory: RunDirectory, spec: TrainingSpec) -> Path | None:
     """The newest whole checkpoint of this spec, or None."""
     digest = spec_sha256(spec)
     for path in reversed(_steps(directory)):
-        if _is_whole(path) and _progress(path).spec_sha256 == digest:
+        if _is_whole(path) and _is_of(path, digest):
             return path
     return None
 
@@ -171,6 +176,14 @@ def _is_whole(folder: Path) -> bool:
     try:
         manifest = msgspec.json.decode((folder / CHECKPOINT_MANIFEST).read_bytes(), type=CheckpointManifest)
         return all(_record(folder / record.path) == record for record in manifest.files)
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+def _is_of(folder: Path, digest: str) -> bool:
+    """Whether a whole checkpoint is of the spec of this hash, as this version of Maquette writes them."""
+    try:
+        return _progress(folder).spec_sha256 == digest
     except (OSError, msgspec.DecodeError):
         return False
 

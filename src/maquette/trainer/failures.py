@@ -6,7 +6,7 @@ import time
 from maquette.core.basefolder import BrokenBase
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import Failed
-from maquette.families.registry import UnknownFamily
+from maquette.core.registry import UnknownName
 
 
 class RunFailed(Exception):
@@ -36,7 +36,7 @@ def _classify(error: Exception) -> tuple[Reason, str]:
     match error:
         case RunFailed():
             return error.reason, error.message
-        case BrokenBase() | UnknownFamily():
+        case BrokenBase() | UnknownName():
             return Reason.BASE_MISSING, str(error)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return Reason.DISK_FULL, f"no space left to write {error.filename or 'a file'}"

@@ -35,7 +35,7 @@ def run(attempt: Attempt) -> None:
 
     Raises:
         StopRequested: it was asked to stop, and what it has learned is in a checkpoint.
-        RunFailed, BrokenBase, UnknownFamily, OSError: it can't go on.
+        RunFailed, BrokenBase, UnknownName, OSError: it can't go on.
     """
     directory, training, reporter = attempt.directory, attempt.training, attempt.reporter
     settings = training.settings

@@ -206,10 +206,13 @@ async def test_an_upload_between_draft_and_seal_is_a_conflict_not_a_mixture(
     with pytest.raises(MaquetteError, match="send the request again") as refused:
         await service.seal(storage, tenant_id, drafted.values())
     assert refused.value.status == 409
-    # A seal of the older bytes that won the race is not remembered for the newer ones.
-    async with database.write() as conn:
-        (older,) = drafted.values()
-        await service.remember_sealed(conn, tenant_id, [service.SealedAsset(older, "sealed/x")])
+    # A seal of the older bytes that won the race is not taken for the newer ones.
+    (older,) = drafted.values()
+    with pytest.raises(MaquetteError, match="send the request again") as refused:
+        async with database.write() as conn:
+            await service.remember_sealed(conn, tenant_id, [service.SealedAsset(older, "sealed/x")])
+    assert refused.value.status == 409
+    async with database.read() as conn:
         assert await conn.scalar(select(assets.c.sealed_key)) is None
 
 

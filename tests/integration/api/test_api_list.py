@@ -151,11 +151,18 @@ async def test_the_type_filter(api: Api, database: Database) -> None:
 
 @pytest.mark.parametrize("status", TaskStatus)
 async def test_every_status_reads_as_published(api: Api, database: Database, status: TaskStatus) -> None:
-    task_id = await make(database, await tenant(database, "first"), status=status)
+    owner = await tenant(database, "first")
+    task_id = await make(database, owner, status=status)
+    if status is TaskStatus.SUCCESS:
+        async with database.write() as conn:
+            await make_model(conn, owner, task_id)
     (task,) = (await api.http.get("/v3/training")).json()["tasks"]
-    assert (task["task_status"], task["models"]) == (status, [])
     answer = (await api.http.get("/v3/training/style", params={"task_id": task_id})).json()
-    assert (answer["task_status"], answer["models"]) == (status, [])
+    assert task["task_status"] == answer["task_status"] == status
+    assert task["models"] == answer["models"]
+    assert [model["model_status"] for model in task["models"]] == (
+        ["DEPLOYING"] if status is TaskStatus.SUCCESS else []
+    )
     assert ("failed_reason" in answer["extra"]) == (status is TaskStatus.FAILED)
 
 

@@ -147,6 +147,7 @@ async def test_attempts_are_told(api: Api, database: Database) -> None:
                     tenant_id=owner,
                     node_id="n",
                     device="cpu",
+                    handle=f"{task_id}/{fence}",
                     supervisor="s",
                     lease_until=0,
                     started_at=10.0 * fence,

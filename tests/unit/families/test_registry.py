@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from maquette.families.registry import ENTRY_POINT_GROUP, FAMILIES, FamilySpec, UnknownFamily, families, load_spec
+from maquette.core.registry import UnknownName
+from maquette.families.registry import FAMILIES, FamilySpec, layouts, load_spec
 
 HEAVY = ("torch", "diffusers", "transformers", "peft")
 LIGHT_MODULES = (
@@ -17,51 +18,60 @@ LIGHT_MODULES = (
 )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES.names())
 def test_every_family_has_a_spec_of_its_name(name: str) -> None:
     spec = load_spec(name)
     assert isinstance(spec, FamilySpec)
     assert spec.name == name
     assert spec.native_resolution % 64 == 0
     assert spec.licence
+    assert spec.layout.pipelines
+    assert spec.layout.components
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnknownFamily, match=r"no family 'sdxxl' in this installation; it has .*sd15"):
+    with pytest.raises(UnknownName, match=r"no family 'sdxxl' in this installation; it has .*sd15"):
         load_spec("sdxxl")
 
 
 def install(site: Path, family: str) -> None:
     """Lay out a package as an installer leaves it."""
     (site / "brought.py").write_text(
-        "from maquette.families.registry import FAMILIES\nMODULES = FAMILIES['sd15']\n", encoding="utf-8"
+        "from msgspec.structs import replace\n"
+        "from maquette.core.basefolder import BaseLayout\n"
+        "from maquette.families.sd15.spec import SPEC\n"
+        "BROUGHT = replace(SPEC, name='brought', layout=BaseLayout(frozenset({'BroughtPipeline'}), {}))\n",
+        encoding="utf-8",
     )
     about = site / f"brought_{family}-1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: brought-{family}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{family} = brought:MODULES\n")
+    (about / "entry_points.txt").write_text(f"[{FAMILIES.group}]\n{family} = brought:BROUGHT\n")
 
 
 def test_a_package_may_bring_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = FAMILIES.names()
     install(tmp_path, "brought")
     monkeypatch.syspath_prepend(tmp_path)
-    assert families().keys() == {*FAMILIES, "brought"}
-    assert load_spec("brought").name == "sd15"
+    assert list(layouts()) == FAMILIES.names() == [*ours, "brought"]
+    assert load_spec("brought").name == "brought"
 
 
 def test_a_package_may_not_replace_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "sd15")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match="the family 'sd15' of brought:MODULES exists already"):
-        families()
+    with pytest.raises(
+        UnknownName, match="the family 'sd15' is registered more than once: brought:BROUGHT and maquette"
+    ):
+        load_spec("sd15")
 
 
 def test_specs_bases_and_command_lines_load_without_torch() -> None:
     program = (
         f"import importlib, sys\n"
         f"for name in {LIGHT_MODULES!r}: importlib.import_module(name)\n"
-        f"from maquette.families.registry import FAMILIES, load_spec\n"
-        f"for name in FAMILIES: load_spec(name)\n"
+        f"from maquette.families.registry import layouts\n"
+        f"layouts()\n"
         f"print(sorted(set({HEAVY!r}) & sys.modules.keys()))"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

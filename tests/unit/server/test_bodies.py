@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from maquette.core.errors import InvalidRequest
-from maquette.server.bodies import read, without_placeholders
+from maquette.core.requirements import read
+from maquette.server.bodies import without_placeholders
 
 
 class Numbers(Struct):

@@ -1,5 +1,7 @@
 """Query strings in one form."""
 
+from urllib.parse import urlencode
+
 import pytest
 
 from maquette.server.queries import dotted
@@ -20,4 +22,4 @@ from maquette.server.queries import dotted
     ],
 )
 def test_dots_for_brackets_and_no_blanks(query: bytes, rewritten: bytes) -> None:
-    assert dotted(query) == rewritten
+    assert urlencode(dotted(query)).encode() == rewritten

@@ -6,9 +6,11 @@ import pytest
 from msgspec.structs import fields
 
 from maquette.core.errors import InvalidRequest
+from maquette.server.assets.service import LATEST
 from maquette.server.settings import LogFormat, Settings, load_settings, settings_table, variable
 
 MANUAL = Path(__file__).parents[3] / "docs" / "operations.md"
+API = MANUAL.with_name("api.md")
 
 
 def test_the_manual_has_the_very_table() -> None:
@@ -46,6 +48,7 @@ def test_the_environment_counts_and_the_command_line_wins() -> None:
     ("name", "value"),
     [
         ("upload_ttl", "0"),
+        ("keep_unused_uploads", "3599"),
         ("max_pictures", "51"),
         ("max_train_steps", "many"),
         ("public_url", "maquette.example"),
@@ -59,6 +62,13 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         load_settings({variable(name): value})
     assert refused.value.message.startswith(f"{variable(name)}: ")
+
+
+def test_unused_uploads_outlast_what_may_still_be_recorded() -> None:
+    shortest = load_settings({"MAQUETTE_KEEP_UNUSED_UPLOADS": "3600"}).keep_unused_uploads
+    assert shortest >= 2 * LATEST
+    assert LATEST == 1800
+    assert "half an hour" in API.read_text()
 
 
 def test_a_secret_is_not_repeated_in_errors() -> None:

@@ -8,7 +8,8 @@ import torch
 from msgspec.structs import replace
 from torch.nn import Parameter
 
-from maquette.core.rundir import CHECKPOINT_MANIFEST, RunDirectory
+from maquette.core.files import file_sha256
+from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
 from maquette.core.specs import LrScheduler, TrainingSpec
 from maquette.testing.factories import training_spec
 from maquette.trainer import checkpoint
@@ -125,6 +126,33 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(directory: R
     checkpoint.save(directory, state, SPEC)
     (directory.checkpoint(1) / checkpoint.OPTIMIZER).unlink()
     checkpoint.save(directory, state, SPEC)
+    assert checkpoint.newest(directory, SPEC) == directory.checkpoint(1)
+
+
+def test_a_damaged_checkpoint_ahead_takes_nobodys_place(directory: RunDirectory) -> None:
+    ahead, state = fresh_state(), fresh_state()
+    take_steps(ahead, 5)
+    checkpoint.save(directory, ahead, SPEC)
+    (directory.checkpoint(5) / checkpoint.OPTIMIZER).unlink()
+    for _ in range(3):
+        take_steps(state, 1)
+        checkpoint.save(directory, state, SPEC)
+    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_checkpoint_of_another_version_is_passed_over(directory: RunDirectory) -> None:
+    state = fresh_state()
+    for _ in range(2):
+        take_steps(state, 1)
+        checkpoint.save(directory, state, SPEC)
+    newest = directory.checkpoint(2)
+    (newest / checkpoint.PROGRESS).write_bytes(b'{"from": "the future"}')
+    files = tuple(
+        FileRecord(path.name, path.stat().st_size, file_sha256(path))
+        for path in newest.iterdir()
+        if path.name != CHECKPOINT_MANIFEST
+    )
+    directory.write(newest / CHECKPOINT_MANIFEST, CheckpointManifest(step=2, files=files))
     assert checkpoint.newest(directory, SPEC) == directory.checkpoint(1)
 
 

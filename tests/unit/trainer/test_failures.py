@@ -4,7 +4,7 @@ import pytest
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.lifecycle import FAILURES, Reason
-from maquette.families.registry import UnknownFamily
+from maquette.core.registry import UnknownName
 from maquette.trainer.failures import RunFailed, failed
 
 
@@ -13,7 +13,7 @@ from maquette.trainer.failures import RunFailed, failed
     [
         (RunFailed(Reason.BAD_DATASET, "0-a.png: cut off"), Reason.BAD_DATASET, "0-a.png: cut off"),
         (BrokenBase("no vae"), Reason.BASE_MISSING, "no vae"),
-        (UnknownFamily("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
+        (UnknownName("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
         (OSError(errno.ENOSPC, "No space left", "/run/x"), Reason.DISK_FULL, "no space left to write /run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, "no space left to write a file"),
         (OSError(errno.EIO, "I/O error"), Reason.INTERNAL, "OSError: [Errno 5] I/O error"),

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x: what everyone may know of it, torch-free."""
 
+from maquette.core.basefolder import BaseLayout, ComponentLayout
 from maquette.core.specs import FamilyDefaults
 from maquette.families.registry import FamilySpec
 
@@ -9,4 +10,17 @@ SPEC = FamilySpec(
     native_resolution=512,
     licence="Published bases come under CreativeML Open RAIL licences, whose use restrictions pass on to LoRAs.",
     defaults=FamilyDefaults(learning_rate=1e-4, lora_r=16, sample_steps=30, sample_guidance_scale=7.5),
+    layout=BaseLayout(
+        pipelines=frozenset({"StableDiffusionPipeline"}),
+        components={
+            "unet": ComponentLayout(),
+            "vae": ComponentLayout(),
+            "text_encoder": ComponentLayout(),
+            "tokenizer": ComponentLayout("tokenizer_config.json", weights=False),
+            "scheduler": ComponentLayout("scheduler_config.json", weights=False),
+        },
+    ),
+    pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
+    objective="maquette.families.sd15.objective:Sd15Objective",
+    adapters="maquette.families.sd15.adapters:Sd15Adapters",
 )

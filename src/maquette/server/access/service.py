@@ -3,11 +3,12 @@
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
+from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.requirements import read
+from maquette.core.specs import Name
 from maquette.server.access import repository
 from maquette.server.access.keys import draw_key, parse_header, parse_key
-
-LONGEST_NAME = 255
+from maquette.server.access.repository import KeyRow
 
 
 class InvalidApiKey(MaquetteError):
@@ -37,25 +38,28 @@ async def create_key(conn: AsyncConnection, tenant: str) -> str:
     Raises:
         InvalidRequest: the name is empty or too long.
     """
-    if not 1 <= len(tenant) <= LONGEST_NAME:
-        raise InvalidRequest("tenant", f"must be a name of 1 to {LONGEST_NAME} characters")
     key = draw_key()
-    await repository.add_key(conn, await repository.tenant_id(conn, tenant), key.lookup, key.secret_hash)
+    tenant_id = await repository.tenant_id(conn, read(tenant, Name, "tenant"))
+    await repository.add_key(conn, tenant_id, key.lookup, key.secret_hash)
     return str(key)
 
 
 async def list_keys(conn: AsyncConnection) -> list[KeyInfo]:
     """Every key, oldest first."""
-    return [
-        KeyInfo(lookup=row.lookup, tenant=row.tenant_name, created_at=row.created_at, revoked_at=row.revoked_at)
-        for row in await repository.list_keys(conn)
-    ]
+    return [_info(row) for row in await repository.list_keys(conn)]
 
 
-async def revoke_key(conn: AsyncConnection, key: str) -> bool:
-    """Refuse a key from the commit on; `key` is the whole key or its public part. False where no good key is meant."""
+async def revoke_key(conn: AsyncConnection, key: str) -> KeyInfo | None:
+    """Refuse a key from the commit on, and say which; `key` is the whole key or its public part.
+
+    None where no good key is meant.
+    """
     parsed = parse_key(key)
-    return await repository.revoke_key(conn, parsed.lookup if parsed else key)
+    lookup = parsed.lookup if parsed else key
+    if not await repository.revoke_key(conn, lookup):
+        return None
+    row = await repository.find_key(conn, lookup)
+    return _info(row) if row else None
 
 
 async def authenticate(conn: AsyncConnection, header: str | None) -> str:
@@ -69,3 +73,7 @@ async def authenticate(conn: AsyncConnection, header: str | None) -> str:
     if key is None or row is None or not key.matches(row.secret_hash) or row.revoked_at is not None:
         raise InvalidApiKey
     return row.tenant_id
+
+
+def _info(row: KeyRow) -> KeyInfo:
+    return KeyInfo(lookup=row.lookup, tenant=row.tenant_name, created_at=row.created_at, revoked_at=row.revoked_at)

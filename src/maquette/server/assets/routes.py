@@ -7,11 +7,13 @@ from litestar import MediaType, Request, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, SkipValidation
 
+from maquette.core.errors import MaquetteError
 from maquette.db.engine import Database
 from maquette.db.now import now
 from maquette.server.assets import service
 from maquette.server.assets.schemas import HeaderValues, UploadAddress, UploadBody, UploadRequest
 from maquette.server.http_errors import ERRORS
+from maquette.server.idempotency import Idempotency
 from maquette.server.settings import Settings
 from maquette.server.signing import Signer
 from maquette.storage.base import Storage
@@ -25,17 +27,22 @@ async def create_asset(
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
+    once: NamedDependency[Idempotency],
 ) -> UploadAddress:
     """Ask for an address to upload one picture to."""
-    async with database.write() as conn:
-        asset = await service.create(conn, signer, tenant_id, data.file_extension, settings.upload_ttl)
     base = (settings.public_url or str(request.base_url)).rstrip("/")
-    return UploadAddress(
-        assets_id=asset.id,
-        upload_url=base + asset.upload_path,
-        method="PUT",
-        headers={"Host": HeaderValues([urlsplit(base).netloc])},
-    )
+    async with database.write() as conn:
+        if earlier := await once.claim(conn, UploadAddress):
+            return earlier
+        asset = await service.create(conn, signer, tenant_id, data.file_extension, settings.upload_ttl)
+        address = UploadAddress(
+            assets_id=asset.id,
+            upload_url=base + asset.upload_path,
+            method="PUT",
+            headers={"Host": HeaderValues([urlsplit(base).netloc])},
+        )
+        await once.remember(conn, address)
+    return address
 
 
 @put(
@@ -62,7 +69,11 @@ async def receive_upload(
     settings.picture_limits.check_bytes(request.content_length or 0)
     asset_id = name.partition(".")[0]
     stored = await service.store(storage, owner, asset_id, request.stream(), settings.picture_limits)
-    async with database.write() as conn:
-        replaced = await service.record(conn, owner, asset_id, stored)
-    if replaced:
-        await storage.delete(replaced)
+    try:
+        async with database.write() as conn:
+            superfluous = await service.record(conn, owner, asset_id, stored)
+    except MaquetteError:
+        await storage.delete(stored.key)
+        raise
+    if superfluous:
+        await storage.delete(superfluous)

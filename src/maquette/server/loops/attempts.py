@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import Reason, TaskStatus
@@ -21,44 +21,48 @@ from maquette.executors.base import AttemptPlan, CheckpointRef
 
 KEEP_CHECKPOINTS = 2
 
+_CANCEL_REQUESTED = tasks.c.cancel_requested_at.is_not(None)
+
 
 class QueuedTask(Struct, frozen=True, kw_only=True):
-    """A task that may be dispatched now, unless its owner asked to cancel it while an attempt was ending."""
+    """A task that waits for an attempt."""
 
     id: str
     tenant_id: str
     fence: int
-    created_at: float
     cancel_requested: bool
 
 
 class OpenAttempt(Struct, frozen=True, kw_only=True):
-    """An attempt that has not ended, with what its task says of it."""
+    """An attempt that has not ended, with what its task says of it; `age` is the task's, in seconds."""
 
     task_id: str
     fence: int
     tenant_id: str
     device: str
-    handle: str | None
+    handle: str
+    launched: bool
     message_offset: int
     reason: Reason | None
     message: str
-    failures: int
-    task_created_at: float
     cancel_requested: bool
+    age: float
 
 
 async def dispatchable(conn: AsyncConnection, limit: int) -> list[QueuedTask]:
     """Queued tasks whose back-off is over, oldest first."""
+    return await _queued(conn, tasks.c.not_before <= now_sql(conn), limit=limit)
+
+
+async def waiting_in_vain(conn: AsyncConnection, deadline: float, limit: int) -> list[QueuedTask]:
+    """Queued tasks that are not to be dispatched any more: cancelled, or created more than `deadline` seconds ago."""
+    return await _queued(conn, or_(_CANCEL_REQUESTED, _age(conn) > deadline), limit=limit)
+
+
+async def _queued(conn: AsyncConnection, condition: ColumnElement[bool], *, limit: int) -> list[QueuedTask]:
     rows = await conn.execute(
-        select(
-            tasks.c.id,
-            tasks.c.tenant_id,
-            tasks.c.fence,
-            tasks.c.created_at,
-            tasks.c.cancel_requested_at.is_not(None).label("cancel_requested"),
-        )
-        .where(tasks.c.status == TaskStatus.QUEUING, tasks.c.not_before <= now_sql(conn))
+        select(tasks.c.id, tasks.c.tenant_id, tasks.c.fence, _CANCEL_REQUESTED.label("cancel_requested"))
+        .where(tasks.c.status == TaskStatus.QUEUING, condition)
         .order_by(tasks.c.created_at, tasks.c.id)
         .limit(limit)
     )
@@ -77,6 +81,7 @@ async def open_attempt(
     *,
     node_id: str,
     device: str,
+    handle: str,
     supervisor: str,
     lease: float,
 ) -> None:
@@ -87,36 +92,46 @@ async def open_attempt(
     """
     fence = task.fence + 1
     await conn.execute(
-        insert(conn, device_claims).values(
-            node_id=node_id, device=device, task_id=task.id, fence=fence, claimed_at=now_sql(conn)
-        )
-    )
-    await conn.execute(
         insert(conn, attempts).values(
             task_id=task.id,
             fence=fence,
             tenant_id=task.tenant_id,
             node_id=node_id,
             device=device,
+            handle=handle,
             supervisor=supervisor,
             lease_until=now_sql(conn) + lease,
             started_at=now_sql(conn),
         )
     )
+    await conn.execute(
+        insert(conn, device_claims).values(
+            node_id=node_id, device=device, task_id=task.id, fence=fence, claimed_at=now_sql(conn)
+        )
+    )
+
+
+def supervised_by(supervisor: str) -> ColumnElement[bool]:
+    """The right of an attempt's supervisor to write of it."""
+    return attempts.c.supervisor == supervisor
+
+
+def orphaned(conn: AsyncConnection, supervisor: str, after: float) -> ColumnElement[bool]:
+    """The right of anybody to end an attempt whose lease ended more than `after` seconds ago.
+
+    Those of `supervisor`, who asks, are no orphans: its machine may have slept, and it renews them at its next turn.
+    """
+    return and_(attempts.c.lease_until < now_sql(conn) - after, attempts.c.supervisor != supervisor)
 
 
 async def supervised(conn: AsyncConnection, node_id: str, supervisor: str) -> list[OpenAttempt]:
     """The open attempts of a node that this supervisor has to see to."""
-    return await _open(conn, attempts.c.node_id == node_id, attempts.c.supervisor == supervisor)
+    return await _open(conn, attempts.c.node_id == node_id, supervised_by(supervisor))
 
 
-async def orphaned(conn: AsyncConnection, supervisor: str, after: float) -> list[OpenAttempt]:
-    """Open attempts, of any node, whose lease ended more than `after` seconds ago.
-
-    Those of `supervisor`, who asks, are no orphans: its machine may have slept, and it renews them at its next turn.
-    """
-    lapsed = attempts.c.lease_until < now_sql(conn) - after
-    return await _open(conn, lapsed, attempts.c.supervisor != supervisor)
+async def orphans(conn: AsyncConnection, supervisor: str, after: float) -> list[OpenAttempt]:
+    """Open attempts, of any node, that have nobody; see `orphaned`."""
+    return await _open(conn, orphaned(conn, supervisor, after))
 
 
 async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list[OpenAttempt]:
@@ -127,12 +142,12 @@ async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list
             attempts.c.tenant_id,
             attempts.c.device,
             attempts.c.handle,
+            attempts.c.launched_at.is_not(None).label("launched"),
             attempts.c.message_offset,
             attempts.c.reason,
             attempts.c.message,
-            tasks.c.failures,
-            tasks.c.created_at.label("task_created_at"),
-            tasks.c.cancel_requested_at.is_not(None).label("cancel_requested"),
+            _CANCEL_REQUESTED.label("cancel_requested"),
+            _age(conn).label("age"),
         )
         .join_from(attempts, tasks, tasks.c.id == attempts.c.task_id)
         .where(attempts.c.ended_at.is_(None), *conditions)
@@ -141,12 +156,14 @@ async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list
     return [msgspec.convert(row, OpenAttempt) for row in rows.mappings()]
 
 
-async def ended_handles(conn: AsyncConnection, handles: Sequence[str]) -> list[str]:
-    """Those of the handles whose attempts have ended."""
+async def needed_handles(conn: AsyncConnection, node_id: str, handles: Sequence[str]) -> set[str]:
+    """Those of a node's handles that an open attempt has, whoever supervises it."""
     rows = await conn.execute(
-        select(attempts.c.handle).where(attempts.c.handle.in_(handles), attempts.c.ended_at.is_not(None))
+        select(attempts.c.handle).where(
+            attempts.c.node_id == node_id, attempts.c.handle.in_(handles), attempts.c.ended_at.is_(None)
+        )
     )
-    return list(rows.scalars())
+    return set(rows.scalars())
 
 
 async def take_over(conn: AsyncConnection, node_id: str, supervisor: str, lease: float) -> int:
@@ -168,43 +185,64 @@ async def renew_leases(conn: AsyncConnection, supervisor: str, lease: float) -> 
     )
 
 
-async def store_handle(conn: AsyncConnection, task_id: str, fence: int, handle: str) -> None:
-    """Remember how the executor calls an attempt."""
-    await conn.execute(update(attempts).where(_is(task_id, fence)).values(handle=handle))
+async def store_launched(conn: AsyncConnection, attempt: OpenAttempt, right: ColumnElement[bool]) -> bool:
+    """Remember that launching an attempt returned; False where the right to it is gone, or it has ended."""
+    result = await conn.execute(update(attempts).where(_is_open(attempt), right).values(launched_at=now_sql(conn)))
+    return result.rowcount == 1
 
 
 async def advance(
     conn: AsyncConnection,
     attempt: OpenAttempt,
     *,
-    supervisor: str,
+    right: ColumnElement[bool],
     offset: int,
     reason: Reason | None,
     message: str,
 ) -> bool:
-    """Store how far an attempt's messages were read; False where this supervisor lost the attempt meanwhile."""
+    """Store how far an attempt's messages were read; False where the right to it is gone, or it has ended."""
     result = await conn.execute(
         update(attempts)
-        .where(
-            _is(attempt.task_id, attempt.fence),
-            attempts.c.supervisor == supervisor,
-            attempts.c.ended_at.is_(None),
-            attempts.c.message_offset == attempt.message_offset,
-        )
+        .where(_is_open(attempt), right, attempts.c.message_offset == attempt.message_offset)
         .values(message_offset=offset, reason=reason, message=message)
     )
     return result.rowcount == 1
 
 
-async def close_attempt(conn: AsyncConnection, task_id: str, fence: int, reason: Reason) -> bool:
-    """End an attempt and free its device; False where it had ended already."""
+async def end(conn: AsyncConnection, attempt: OpenAttempt, reason: Reason, right: ColumnElement[bool]) -> bool:
+    """End an attempt; False where the right to it is gone, or it has ended. Its device is freed last of all."""
     result = await conn.execute(
-        update(attempts)
-        .where(_is(task_id, fence), attempts.c.ended_at.is_(None))
-        .values(ended_at=now_sql(conn), reason=reason)
+        update(attempts).where(_is_open(attempt), right).values(ended_at=now_sql(conn), reason=reason)
     )
-    await conn.execute(delete(device_claims).where(device_claims.c.task_id == task_id, device_claims.c.fence == fence))
     return result.rowcount == 1
+
+
+async def correct_reason(conn: AsyncConnection, attempt: OpenAttempt, reason: Reason) -> None:
+    """Give another reason to an attempt that was ended in this very transaction."""
+    await conn.execute(
+        update(attempts)
+        .where(attempts.c.task_id == attempt.task_id, attempts.c.fence == attempt.fence)
+        .values(reason=reason)
+    )
+
+
+async def free_device(conn: AsyncConnection, attempt: OpenAttempt) -> None:
+    """Let others claim the device of an attempt that was ended in this very transaction."""
+    await conn.execute(
+        delete(device_claims).where(device_claims.c.task_id == attempt.task_id, device_claims.c.fence == attempt.fence)
+    )
+
+
+async def count_fruitless(conn: AsyncConnection, task_id: str, reason: Reason) -> int:
+    """How many attempts of a task have ended with a reason since the last one that stored a checkpoint."""
+    last_fruitful = select(func.coalesce(func.max(checkpoints.c.fence), 0)).where(checkpoints.c.task_id == task_id)
+    query = select(func.count()).where(
+        attempts.c.task_id == task_id,
+        attempts.c.ended_at.is_not(None),
+        attempts.c.reason == reason,
+        attempts.c.fence > last_fruitful.scalar_subquery(),
+    )
+    return (await conn.execute(query)).scalar_one()
 
 
 async def add_checkpoint(conn: AsyncConnection, attempt: OpenAttempt, checkpoint: CheckpointRef) -> None:
@@ -281,7 +319,7 @@ async def load_plan(
         training=training,
         base_path=location,
         pictures=tuple(pictures.scalars()),
-        resume_from=earlier[0] if earlier else None,
+        resume_from=tuple(earlier),
         device=device,
         checkpoint_every=checkpoint_every,
         output_prefix=output_prefix(task_id, fence),
@@ -293,5 +331,9 @@ def output_prefix(task_id: str, fence: int) -> str:
     return f"tasks/{task_id}/{fence}"
 
 
-def _is(task_id: str, fence: int) -> ColumnElement[bool]:
-    return and_(attempts.c.task_id == task_id, attempts.c.fence == fence)
+def _is_open(attempt: OpenAttempt) -> ColumnElement[bool]:
+    return and_(attempts.c.task_id == attempt.task_id, attempts.c.fence == attempt.fence, attempts.c.ended_at.is_(None))
+
+
+def _age(conn: AsyncConnection) -> ColumnElement[float]:
+    return now_sql(conn) - tasks.c.created_at

@@ -6,6 +6,8 @@ from typing import Any
 
 import structlog
 
+from maquette.server.loops.errands import Errands
+
 log: Any = structlog.get_logger()
 
 LONGEST_BACK_OFF = 30.0
@@ -16,11 +18,13 @@ class Loop(ABC):
     """Runs `turn` every `interval` seconds, or at once when woken.
 
     A turn works in three breaths: load (short transaction), process (none open), apply (short, guarded). A turn
-    that raises is logged and tried again after a growing pause; the loop never dies of it.
+    that raises is logged and tried again after a growing pause; the loop never dies of it. What may take long is no
+    part of a turn: a turn begins it as an errand, and later turns leave it alone while it lasts.
     """
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
+        self.errands = Errands()
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -38,11 +42,15 @@ class Loop(ABC):
         self._wake.set()
 
     async def stop(self) -> None:
-        """Let the turn in progress end, and take no other."""
+        """Let the turn and the errands in progress end, and begin no other; they are cancelled if the caller is."""
         self._stopping = True
         self.wake()
-        if self._task:
-            await self._task
+        try:
+            if self._task:
+                await self._task
+            await self.errands.finish()
+        finally:
+            await self.errands.abandon()
 
     async def _run(self) -> None:
         failures = 0

@@ -1,8 +1,13 @@
-"""How an attempt ends: its task's next status, its own row and its device, in one transaction."""
+"""How an attempt ends: its own row, its task's next status and its device, in one transaction.
 
+The caller names its right to the attempt (`attempts.supervised_by`, `attempts.orphaned`), and loses where that is gone
+or the attempt has ended: None is the answer then, and nothing is written.
+"""
+
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.lifecycle import FAILURES, FailureClass, Reason, TaskStatus
+from maquette.core.lifecycle import FAILURES, Reason, TaskStatus
 from maquette.core.rundir import Manifest
 from maquette.db.move import move_task
 from maquette.db.now import now_sql
@@ -14,8 +19,12 @@ FIRST_BACK_OFF = 1.0
 LONGEST_BACK_OFF = 60.0
 
 
-async def with_model(conn: AsyncConnection, attempt: OpenAttempt, manifest: Manifest) -> None:
-    """The result is verified: the task succeeds and its model is born."""
+async def with_model(
+    conn: AsyncConnection, attempt: OpenAttempt, manifest: Manifest, *, right: ColumnElement[bool]
+) -> TaskStatus | None:
+    """The result is verified: the task succeeds and its model is born. Answers the task's new status."""
+    if not await attempts.end(conn, attempt, Reason.FINISHED, right):
+        return None
     moved = await move_task(
         conn,
         attempt.tenant_id,
@@ -39,41 +48,61 @@ async def with_model(conn: AsyncConnection, attempt: OpenAttempt, manifest: Mani
             size=manifest.weights.size,
             sha256=manifest.weights.sha256,
         )
-    await attempts.close_attempt(conn, attempt.task_id, attempt.fence, Reason.FINISHED)
+    await attempts.free_device(conn, attempt)
+    return TaskStatus.SUCCESS
 
 
-async def without_result(conn: AsyncConnection, attempt: OpenAttempt, reason: Reason, message: str) -> TaskStatus:
+async def without_result(
+    conn: AsyncConnection, attempt: OpenAttempt, reason: Reason, message: str, *, right: ColumnElement[bool]
+) -> TaskStatus | None:
     """There is no verified result: the task is cancelled if that was asked for, else retried or failed.
 
-    Returns:
-        The status the task was to move to; nothing moved where a newer fence owns it.
+    Answers the task's new status.
     """
+    if not await attempts.end(conn, attempt, reason, right):
+        return None
+    status = await _retry_or_fail(conn, attempt, reason, message) or await _cancel(conn, attempt)
+    await attempts.free_device(conn, attempt)
+    return status
+
+
+async def _retry_or_fail(
+    conn: AsyncConnection, attempt: OpenAttempt, reason: Reason, message: str
+) -> TaskStatus | None:
+    """Move the task on, or answer None where its owner has asked to cancel it."""
     failure = FAILURES[reason]
-    failures = attempt.failures + 1
-    values: dict[str, object] = {"eta_seconds": 0}
-    if attempt.cancel_requested:
-        status, why = TaskStatus.CANCELED, Reason.CANCELED
-    elif failure.failure_class is not FailureClass.USER and failure.retries_after(failures):
-        status, why = TaskStatus.QUEUING, reason
-        values |= {"failures": failures, "not_before": now_sql(conn) + back_off(failures)}
-    else:
-        status, why = failure.final_status, reason
-        values["failures"] = failures
-    await move_task(
+    count = await attempts.count_fruitless(conn, attempt.task_id, reason)
+    retried = failure.retries_after(count)
+    status = TaskStatus.QUEUING if retried else failure.final_status
+    moved = await move_task(
         conn,
         attempt.tenant_id,
         attempt.task_id,
         source=TaskStatus.TRAINING,
         to=status,
-        reason=why,
+        reason=reason,
         fence=attempt.fence,
-        message="" if why is Reason.CANCELED else f"{failure.words} {message}".strip(),
-        values=values,
+        message=f"{failure.words} {message}".strip(),
+        values={"eta_seconds": 0} | ({"not_before": now_sql(conn) + back_off(count)} if retried else {}),
     )
-    await attempts.close_attempt(conn, attempt.task_id, attempt.fence, why)
-    return status
+    return status if moved else None
 
 
-def back_off(failures: int) -> float:
-    """Seconds before the next attempt: 1, 2, 4, … up to a minute."""
-    return min(FIRST_BACK_OFF * 2 ** (failures - 1), LONGEST_BACK_OFF)
+async def _cancel(conn: AsyncConnection, attempt: OpenAttempt) -> TaskStatus:
+    await attempts.correct_reason(conn, attempt, Reason.CANCELED)
+    await move_task(
+        conn,
+        attempt.tenant_id,
+        attempt.task_id,
+        source=TaskStatus.TRAINING,
+        to=TaskStatus.CANCELED,
+        reason=Reason.CANCELED,
+        fence=attempt.fence,
+        values={"eta_seconds": 0},
+    )
+    return TaskStatus.CANCELED
+
+
+def back_off(count: int) -> float:
+    """Seconds before the next attempt: 1, 2, 4, … up to a minute, by how many in a row got nowhere."""
+    return min(FIRST_BACK_OFF * 2 ** max(count - 1, 0), LONGEST_BACK_OFF)

@@ -1,16 +1,15 @@
 """Queued tasks meet free devices."""
 
-import asyncio
 import errno
+from collections.abc import Set
+from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import FAILURES, Reason, TaskStatus
 from maquette.db.engine import Database
 from maquette.db.move import move_task
-from maquette.db.now import now
 from maquette.executors.base import Executor
 from maquette.server.loops import attempts, conclude
 from maquette.server.loops.attempts import OpenAttempt, QueuedTask
@@ -20,12 +19,15 @@ from maquette.storage.base import StorageFailed
 
 log: Any = structlog.get_logger()
 
+ENDED_A_TURN = 100
+
 
 class DispatchLoop(Loop):
     """Gives each free device the oldest task that is due, then launches what was dispatched.
 
-    A crash after the dispatch commit leaves an attempt without a handle. The next turn, maybe of the next server,
-    launches it again: launching is idempotent by (task, fence).
+    The dispatch commit names the attempt's handle, and nothing is launched before it: whatever a node holds has a row,
+    and what no open attempt names may be erased. A crash after the commit leaves an attempt that is not launched. The
+    next turn, maybe of the next server, launches it again: launching is idempotent by (task, fence).
     """
 
     def __init__(
@@ -46,12 +48,28 @@ class DispatchLoop(Loop):
         self._task_deadline = task_deadline
 
     async def turn(self) -> None:
-        """One round: dispatch, then launch."""
+        """One round: end what waits in vain, dispatch, then launch."""
         await self._lease.keep()
         if not self._lease.trusted:
             return
+        await self._end_what_waits_in_vain()
         await self._dispatch()
-        await asyncio.gather(*(self._guarded(attempt) for attempt in await self._unlaunched()))
+        await self._launch_what_was_dispatched()
+
+    async def _end_what_waits_in_vain(self) -> None:
+        async with self._database.read() as conn:
+            ended = await attempts.waiting_in_vain(conn, self._task_deadline, limit=ENDED_A_TURN)
+        for task in ended:
+            if task.cancel_requested:
+                await self._end(task, TaskStatus.CANCELED, Reason.CANCELED, "")
+            else:
+                await self._end(task, TaskStatus.FAILED, Reason.TIMED_OUT, FAILURES[Reason.TIMED_OUT].words)
+
+    async def _end(self, task: QueuedTask, status: TaskStatus, reason: Reason, message: str) -> None:
+        async with self._lease.write() as conn:
+            await move_task(
+                conn, task.tenant_id, task.id, source=TaskStatus.QUEUING, to=status, reason=reason, message=message
+            )
 
     async def _dispatch(self) -> None:
         async with self._database.read() as conn:
@@ -62,12 +80,9 @@ class DispatchLoop(Loop):
             await self._dispatch_one(task, device)
 
     async def _dispatch_one(self, task: QueuedTask, device: str) -> None:
-        async with self._database.write() as conn:
-            if task.cancel_requested:
-                await self._end(conn, task, TaskStatus.CANCELED, Reason.CANCELED, "")
-            elif task.created_at + self._task_deadline < await now(conn):
-                await self._end(conn, task, TaskStatus.FAILED, Reason.TIMED_OUT, FAILURES[Reason.TIMED_OUT].words)
-            elif await move_task(
+        fence = task.fence + 1
+        async with self._lease.write() as conn:
+            if await move_task(
                 conn,
                 task.tenant_id,
                 task.id,
@@ -75,36 +90,42 @@ class DispatchLoop(Loop):
                 to=TaskStatus.TRAINING,
                 reason=Reason.DISPATCHED,
                 fence=task.fence,
-                values={"fence": task.fence + 1},
-                event={"attempt": task.fence + 1, "node": self._executor.node_id, "device": device},
+                values={"fence": fence},
+                event={"attempt": fence, "node": self._executor.node_id, "device": device},
             ):
                 await attempts.open_attempt(
                     conn,
                     task,
                     node_id=self._executor.node_id,
                     device=device,
+                    handle=self._executor.handle(task.id, fence),
                     supervisor=self._lease.supervisor,
                     lease=LEASE_SECONDS,
                 )
 
-    async def _end(
-        self, conn: AsyncConnection, task: QueuedTask, status: TaskStatus, reason: Reason, message: str
-    ) -> None:
-        await move_task(
-            conn, task.tenant_id, task.id, source=TaskStatus.QUEUING, to=status, reason=reason, message=message
-        )
-
-    async def _unlaunched(self) -> list[OpenAttempt]:
+    async def _launch_what_was_dispatched(self) -> None:
+        under_way = self.errands.under_way
         async with self._database.read() as conn:
             mine = await attempts.supervised(conn, self._executor.node_id, self._lease.supervisor)
-        return [attempt for attempt in mine if attempt.handle is None]
+        for attempt in mine:
+            if not attempt.launched:
+                self._see_to(attempt, under_way)
 
-    async def _guarded(self, attempt: OpenAttempt) -> None:
-        """Launch one; what goes wrong with it is logged, tried again next turn, and does not keep others waiting."""
-        try:
-            await self._launch(attempt)
-        except Exception as error:
-            log.exception("attempt.not_launched", task=attempt.task_id, fence=attempt.fence, error=str(error))
+    def _see_to(self, attempt: OpenAttempt, under_way: Set[str]) -> None:
+        """Launch an attempt, unless its task should end: then a launch in progress gives way, and a later turn ends it.
+
+        Not this turn, since that launch may have come to its end before it heard of it.
+        """
+        launch = f"launch {attempt.handle}"
+        unwanted = attempt.cancel_requested or attempt.age > self._task_deadline
+        if launch in under_way:
+            if unwanted:
+                self.errands.cancel(launch)
+        elif unwanted:
+            # Where a cancel was asked for, the reason gives way to it.
+            self.errands.begin(f"give up {attempt.handle}", partial(self._give_up, attempt, Reason.TIMED_OUT, ""))
+        else:
+            self.errands.begin(launch, partial(self._launch, attempt))
 
     async def _launch(self, attempt: OpenAttempt) -> None:
         async with self._database.read() as conn:
@@ -116,22 +137,34 @@ class DispatchLoop(Loop):
                 checkpoint_every=self._checkpoint_every,
             )
         if plan is None:
-            await self._conclude(attempt, Reason.BASE_MISSING, "")
+            await self._give_up(attempt, Reason.BASE_MISSING, "")
             return
         try:
-            handle = await self._executor.launch(plan)
+            await self._executor.launch(plan)
         except StorageFailed as error:
             # Not the task's fault and not the node's: it waits for the storage, and no attempt is spent on that.
             log.warning("attempt.storage_away", task=attempt.task_id, fence=attempt.fence, error=str(error))
-            return
         except OSError as error:
             log.warning("attempt.launch_failed", task=attempt.task_id, fence=attempt.fence, error=str(error))
             full = error.errno == errno.ENOSPC
-            await self._conclude(attempt, Reason.DISK_FULL if full else Reason.INTERNAL, str(error))
-            return
-        async with self._database.write() as conn:
-            await attempts.store_handle(conn, attempt.task_id, attempt.fence, handle)
+            await self._give_up(attempt, Reason.DISK_FULL if full else Reason.INTERNAL, str(error))
+        else:
+            await self._store_launched(attempt)
 
-    async def _conclude(self, attempt: OpenAttempt, reason: Reason, message: str) -> None:
-        async with self._database.write() as conn:
-            await conclude.without_result(conn, attempt, reason, message)
+    async def _store_launched(self, attempt: OpenAttempt) -> None:
+        async with self._lease.write() as conn:
+            right = attempts.supervised_by(self._lease.supervisor)
+            if await attempts.store_launched(conn, attempt, right):
+                return
+            needed = await attempts.needed_handles(conn, self._executor.node_id, [attempt.handle])
+        if not needed:
+            log.warning("attempt.launched_too_late", task=attempt.task_id, fence=attempt.fence)
+            await self._executor.erase(attempt.handle)
+
+    async def _give_up(self, attempt: OpenAttempt, reason: Reason, message: str) -> None:
+        """End an attempt that is not launched, and nothing of it runs: only then may its device be claimed again."""
+        await self._executor.erase(attempt.handle)
+        async with self._lease.write() as conn:
+            right = attempts.supervised_by(self._lease.supervisor)
+            await conclude.without_result(conn, attempt, reason, message, right=right)
+        self.wake()

@@ -1,5 +1,6 @@
 """What nobody sees to any more."""
 
+import time
 from typing import Any
 
 import structlog
@@ -7,15 +8,21 @@ import structlog
 from maquette.core.lifecycle import Reason
 from maquette.db.engine import Database
 from maquette.executors.base import Executor
+from maquette.server.idempotency import forget_old_keys
 from maquette.server.loops import attempts, conclude
 from maquette.server.loops.base import Loop
 from maquette.server.loops.lease import Lease
+from maquette.server.loops.sweep import UploadSweep
 
 log: Any = structlog.get_logger()
 
+SWEEP_SECONDS = 3600.0
+"""Between two sweeps of the uploads, which look at every one of their objects."""
+
 
 class ReapLoop(Loop):
-    """Ends attempts whose supervisor is long gone, and erases run directories that no open attempt needs.
+    """Ends attempts whose supervisor is long gone; erases run directories of no open attempt, uploads nobody needs,
+    and keys of creating requests that are too old.
 
     An attempt is orphaned when its lease ended more than `orphan_after` seconds ago. By then its trainer has ended
     by itself, for want of a supervisor's heartbeat, so a new attempt can't meet the old one.
@@ -26,35 +33,60 @@ class ReapLoop(Loop):
         database: Database,
         executor: Executor,
         lease: Lease,
+        sweep: UploadSweep,
         *,
         interval: float,
         orphan_after: float,
+        idempotency_ttl: float,
     ) -> None:
         super().__init__(interval)
         self._database = database
         self._executor = executor
         self._lease = lease
+        self._sweep = sweep
+        self._swept_at = float("-inf")
         self._orphan_after = orphan_after
+        self._idempotency_ttl = idempotency_ttl
 
     async def turn(self) -> None:
         """One round."""
+        await self._lease.keep()
+        if not self._lease.trusted:
+            return
         await self._end_orphans()
         await self._erase_leftovers()
+        async with self._database.write() as conn:
+            await forget_old_keys(conn, self._idempotency_ttl)
+        if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
+            self.errands.begin("sweep uploads", self._sweep_uploads)
 
     async def _end_orphans(self) -> None:
         async with self._database.read() as conn:
-            orphans = await attempts.orphaned(conn, self._lease.supervisor, self._orphan_after)
+            orphans = await attempts.orphans(conn, self._lease.supervisor, self._orphan_after)
         for orphan in orphans:
             log.warning("attempt.orphaned", task=orphan.task_id, fence=orphan.fence)
-            async with self._database.write() as conn:
+            async with self._lease.write() as conn:
                 await conclude.without_result(
-                    conn, orphan, Reason.WORKER_LOST, "Its server and its node have not been heard of."
+                    conn,
+                    orphan,
+                    Reason.WORKER_LOST,
+                    "Its server and its node have not been heard of.",
+                    right=attempts.orphaned(conn, self._lease.supervisor, self._orphan_after),
                 )
 
     async def _erase_leftovers(self) -> None:
-        """Erase what ended attempts left on this node, and end what should still run there."""
+        """Erase what no open attempt names, and end what should still run there.
+
+        The node is asked before the rows: whatever it holds was launched after its row was committed.
+        """
         found = await self._executor.adopt()
         async with self._database.read() as conn:
-            ended = await attempts.ended_handles(conn, found)
-        for handle in ended:
-            await self._executor.erase(handle)
+            needed = await attempts.needed_handles(conn, self._executor.node_id, found)
+        for handle in found:
+            if handle not in needed:
+                await self._executor.erase(handle)
+
+    async def _sweep_uploads(self) -> None:
+        started = time.monotonic()
+        await self._sweep.run()
+        self._swept_at = started

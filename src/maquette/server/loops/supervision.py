@@ -12,6 +12,7 @@ from maquette.server.loops.base import Loop
 from maquette.server.loops.dispatch import DispatchLoop
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.reap import ReapLoop
+from maquette.server.loops.sweep import UploadSweep
 from maquette.server.loops.watch import WatchLoop
 from maquette.server.settings import Settings
 from maquette.storage.base import Storage
@@ -55,8 +56,10 @@ class Supervision:
             database,
             executor,
             self.lease,
+            UploadSweep(database, storage, settings.keep_unused_uploads),
             interval=settings.reap_interval,
             orphan_after=settings.abandon_after + ORPHAN_MARGIN,
+            idempotency_ttl=settings.idempotency_ttl,
         )
         self._loops: tuple[Loop, ...] = (dispatch, watch, reap)
 

@@ -1,14 +1,14 @@
 """What running attempts do, written down; how they ended, made true."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Any
 
 import structlog
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.lifecycle import Reason, TaskStatus
+from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
     CheckpointSaved,
     Failed,
@@ -23,7 +23,6 @@ from maquette.core.progress import (
 from maquette.core.rundir import Manifest
 from maquette.db.engine import Database
 from maquette.db.events import append_event
-from maquette.db.now import now
 from maquette.executors.base import Executor, Liveness, Observation, UnknownAttempt
 from maquette.server.loops import attempts, conclude, progress
 from maquette.server.loops.attempts import OpenAttempt
@@ -44,7 +43,11 @@ class Ending(Struct, frozen=True):
 
 
 class WatchLoop(Loop):
-    """Polls every launched attempt, stores what it said, passes on cancel requests, and concludes the dead ones."""
+    """Polls every launched attempt, stores what it said, passes on cancel requests, and concludes the dead ones.
+
+    Each attempt is observed by an errand of its own: while one waits for a slow store to take its files, the others
+    go on, and so do the lease and every attempt's cancel.
+    """
 
     def __init__(
         self,
@@ -68,34 +71,33 @@ class WatchLoop(Loop):
         self._on_device_freed = on_device_freed
 
     async def turn(self) -> None:
-        """One round over all attempts; what goes wrong with one is logged and does not keep the others waiting."""
+        """One round over all attempts."""
         await self._lease.keep()
         if not self._lease.trusted:
             return
+        under_way = self.errands.under_way
         async with self._database.read() as conn:
             mine = await attempts.supervised(conn, self._executor.node_id, self._lease.supervisor)
-            instant = await now(conn)
-        launched = [attempt for attempt in mine if attempt.handle is not None]
-        await asyncio.gather(*(self._guarded(attempt, self._see_to(attempt, instant)) for attempt in launched))
+        for attempt in mine:
+            if attempt.launched:
+                self._see_to(attempt, under_way)
 
-    async def _guarded(self, attempt: OpenAttempt, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            log.exception("attempt.not_seen_to", task=attempt.task_id, fence=attempt.fence, error=str(error))
+    def _see_to(self, attempt: OpenAttempt, under_way: Set[str]) -> None:
+        if attempt.cancel_requested or attempt.age > self._task_deadline:
+            stop = partial(self._executor.stop, attempt.handle, self._stop_grace)
+            self.errands.begin(f"stop {attempt.handle}", stop)
+        observation = f"observe {attempt.handle}"
+        if observation not in under_way:
+            self.errands.begin(observation, partial(self._observe, attempt))
 
-    async def _see_to(self, attempt: OpenAttempt, instant: float) -> None:
-        assert attempt.handle is not None
-        overdue = attempt.task_created_at + self._task_deadline < instant
-        if attempt.cancel_requested or overdue:
-            await self._executor.stop(attempt.handle, self._stop_grace)
+    async def _observe(self, attempt: OpenAttempt) -> None:
         try:
             seen = await self._executor.poll(attempt.handle, attempt.message_offset)
         except UnknownAttempt:
             await self._conclude(attempt, Ending(None, Reason.WORKER_LOST, "Its node no longer knows the run."))
             return
         reason, message = stated_end(attempt, seen.messages)
-        if overdue:
+        if attempt.age > self._task_deadline:
             reason, message = Reason.TIMED_OUT, f"The limit is {self._task_deadline:.0f} s from its creation."
         ending = None
         if seen.liveness is Liveness.EXITED:
@@ -107,18 +109,17 @@ class WatchLoop(Loop):
 
     async def _store(self, attempt: OpenAttempt, seen: Observation, reason: Reason | None, message: str) -> bool:
         """Write down what an attempt did; False where it is another server's by now."""
-        async with self._database.write() as conn:
+        async with self._lease.write() as conn:
             current = await attempts.advance(
                 conn,
                 attempt,
-                supervisor=self._lease.supervisor,
+                right=attempts.supervised_by(self._lease.supervisor),
                 offset=seen.offset,
                 reason=reason,
                 message=message,
             )
             if not current:
                 return False
-            # The task's row before the event counters: the order in which every move locks them.
             await progress.record(conn, attempt, [said for said in seen.messages if isinstance(said, Step)])
             for checkpoint in seen.checkpoints:
                 await attempts.add_checkpoint(conn, attempt, checkpoint)
@@ -144,12 +145,14 @@ class WatchLoop(Loop):
         return Ending(seen.manifest, Reason.FINISHED, "")
 
     async def _conclude(self, attempt: OpenAttempt, ending: Ending) -> None:
-        async with self._database.write() as conn:
+        right = attempts.supervised_by(self._lease.supervisor)
+        async with self._lease.write() as conn:
             if ending.manifest:
-                await conclude.with_model(conn, attempt, ending.manifest)
-                status = TaskStatus.SUCCESS
+                status = await conclude.with_model(conn, attempt, ending.manifest, right=right)
             else:
-                status = await conclude.without_result(conn, attempt, ending.reason, ending.message)
+                status = await conclude.without_result(conn, attempt, ending.reason, ending.message, right=right)
+        if status is None:
+            return
         log.info("attempt.ended", task=attempt.task_id, fence=attempt.fence, reason=ending.reason, task_status=status)
         self._on_device_freed()
 

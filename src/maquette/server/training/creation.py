@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import InvalidRequest
 from maquette.core.ids import new_task_id
 from maquette.core.specs import (
-    MAX_SEED,
+    MAX_DRAWN_SEED,
     DatasetItem,
     Picture,
     TaskType,
@@ -57,13 +57,17 @@ async def draft(
             _picture(*numbered) for numbered in enumerate(zip(pictures, request.image_dataset_items, strict=True))
         ],
         defaults=load_spec(base.family).defaults,
-        draw_seed=lambda: secrets.randbelow(MAX_SEED) + 1,
+        draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1,
     )
     return Draft(request.name, _within_steps(spec, request, settings.max_train_steps), tuple(pictures))
 
 
 async def create(conn: AsyncConnection, tenant_id: str, draft: Draft, sealed: Sequence[SealedAsset]) -> str:
-    """Insert the task, its dataset and its first event; answers its id."""
+    """Insert the task, its dataset and its first event; answers its id.
+
+    Raises:
+        MaquetteError: CONFLICT, where a picture was uploaded anew or cleared away meanwhile.
+    """
     keys = {one.asset.id: one.key for one in sealed}
     items = [
         DatasetItemRow(asset.id, keys[asset.id], picture.caption)

@@ -7,10 +7,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 
+from maquette.core.requirements import read
 from maquette.core.specs import TaskType, TrainingRequest
 from maquette.db.engine import Database
 from maquette.server.assets import service as assets
 from maquette.server.http_errors import ERRORS
+from maquette.server.idempotency import Idempotency
 from maquette.server.settings import Settings
 from maquette.server.training import creation, service
 from maquette.server.training.schemas import (
@@ -26,7 +28,15 @@ from maquette.storage.base import Storage
 
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Rows on the page.")]
 Cursor = Annotated[str, QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before.")]
-TypeFilter = Annotated[TaskType | None, QueryParameter(name="task_type", description="Only tasks of this type.")]
+# Text, since the framework would read the word null as None where that is a choice.
+TypeFilter = Annotated[
+    str,
+    QueryParameter(
+        name="task_type",
+        description="Only tasks of this type, `subject` or `style`.",
+        schema_extra={"enum": ["", *map(str, TaskType)]},
+    ),
+]
 TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The task's id.")]
 After = Annotated[int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known.")]
 EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page.")]
@@ -39,9 +49,10 @@ async def create_subject(
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
+    once: NamedDependency[Idempotency],
 ) -> CreatedTask:
     """Train a LoRA of a subject: a person, an animal, a thing."""
-    return await _create(TaskType.SUBJECT, tenant_id, data, database, storage, settings)
+    return await _create(TaskType.SUBJECT, tenant_id, data, database, storage, settings, once)
 
 
 @post("/training/style", dto=TrainingBody, return_dto=None, status_code=200, responses=ERRORS)
@@ -51,9 +62,10 @@ async def create_style(
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
+    once: NamedDependency[Idempotency],
 ) -> CreatedTask:
     """Train a LoRA of a style."""
-    return await _create(TaskType.STYLE, tenant_id, data, database, storage, settings)
+    return await _create(TaskType.STYLE, tenant_id, data, database, storage, settings, once)
 
 
 async def _create(
@@ -63,12 +75,19 @@ async def _create(
     database: Database,
     storage: Storage,
     settings: Settings,
+    once: Idempotency,
 ) -> CreatedTask:
     async with database.read() as conn:
+        if earlier := await once.answer(conn, CreatedTask):
+            return earlier
         draft = await creation.draft(conn, settings, tenant_id, task_type, request)
     sealed = await assets.seal(storage, tenant_id, set(draft.pictures))
     async with database.write() as conn:
-        return CreatedTask(await creation.create(conn, tenant_id, draft, sealed))
+        if earlier := await once.claim(conn, CreatedTask):
+            return earlier
+        created = CreatedTask(await creation.create(conn, tenant_id, draft, sealed))
+        await once.remember(conn, created)
+    return created
 
 
 @get(["/training/subject", "/training/style"], responses=ERRORS)
@@ -86,11 +105,12 @@ async def list_tasks(
     database: NamedDependency[Database],
     limit: Limit = 100,
     cursor: Cursor = "",
-    task_type: TypeFilter = None,
+    task_type: TypeFilter = "",
 ) -> TaskList:
     """The tenant's tasks, newest first."""
+    only = read(task_type, TaskType, "task_type") if task_type else None
     async with database.read() as conn:
-        return await service.list_tasks(conn, tenant_id, limit=limit, cursor=cursor, task_type=task_type)
+        return await service.list_tasks(conn, tenant_id, limit=limit, cursor=cursor, task_type=only)
 
 
 @get("/training/{task_id:str}", responses=ERRORS)

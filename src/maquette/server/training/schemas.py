@@ -15,13 +15,20 @@ class TrainingBody(WireBody[TrainingRequest]):
 
     @classmethod
     def tidy(cls, body: dict[str, Any]) -> None:
-        """A prose table calls `train_batch_size` `batch_size`; some clients send components without a name."""
+        """A prose table calls `train_batch_size` `batch_size`; some clients send empty components and arguments."""
         settings = body.get("expert_setting")
         if isinstance(settings, dict) and "batch_size" in settings:
             settings.setdefault("train_batch_size", settings["batch_size"])
         components = body.get("components")
         if isinstance(components, list):
             body["components"] = [one for one in components if not isinstance(one, dict) or "name" in one]
+            for component in body["components"]:
+                _drop_empty_arguments(component)
+
+
+def _drop_empty_arguments(component: Any) -> None:
+    if isinstance(component, dict) and isinstance(component.get("args"), list):
+        component["args"] = [arg for arg in component["args"] if arg != {}]
 
 
 class CreatedTask(Struct, frozen=True):

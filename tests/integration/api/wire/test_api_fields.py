@@ -47,7 +47,7 @@ def bad(kind: inspect.Type) -> list[tuple[Any, str]]:
             return wrong + [(value, f"must be a whole number {limits}") for value in ("many", 4.5, [4], {"x": 4})]
         case inspect.FloatType():
             limits = f"above {kind.gt} and at most {kind.le}"
-            out = [0, -1, (kind.le or 0) * 1.001, "nan", "inf", "-inf", "NaN", 10**400]
+            out = [0, -1, (kind.le or 0) * 1.01, "nan", "inf", "-inf", "NaN", 10**400]
             wrong = [(value, f"must be {limits}") for value in out]
             return wrong + [(value, f"must be a number {limits}") for value in ("fast", [1e-4])]
         case inspect.StrType():
@@ -107,15 +107,44 @@ async def test_a_top_level_field_out_of_bounds_is_refused_by_name(api: Api, trac
     assert await traces.count() == before
 
 
+def resize(**values: object) -> list[dict[str, Any]]:
+    return [{"name": "resize", "args": [{"name": name, "value": value} for name, value in values.items()]}]
+
+
+@pytest.mark.parametrize("value", ["512", "512.0", "5.12e2", 512, 512.0])
+async def test_a_components_numbers_have_every_form_that_fields_have(api: Api, value: object) -> None:
+    task_id = await api.task(width=value, components=resize(height=value))
+    task = (await api.http.get(f"/v3/training/{task_id}")).json()
+    assert (task["width"], task["height"]) == (512, 512)
+
+
+@pytest.mark.parametrize("seed", [1, 2**32, str(2**53 + 1), 2**63 - 1])
+async def test_a_seed_has_64_bits(api: Api, seed: object) -> None:
+    task_id = await api.task(expert_setting={"seed": seed, "prior_loss_weight": 1e6, "lr_warmup_steps": 10**6})
+    settings = (await api.http.get(f"/v3/training/{task_id}")).json()["settings"]
+    assert (settings["seed"], settings["prior_loss_weight"], settings["lr_warmup_steps"]) == (
+        int(str(seed)),
+        1e6,
+        10**6,
+    )
+
+
 def component_cases() -> Iterator[tuple[object, str]]:
     yield [{"name": "sharpen"}], "components[0].name: unknown component 'sharpen'; known are"
-    yield (
-        [{"name": "resize", "args": [{"name": "depth", "value": "1"}]}],
-        "components[0].args: unknown argument",
-    )
-    yield [{"name": "resize", "args": [{"name": "width", "value": "wide"}]}], "components[0].width: must be a number"
-    yield [{"name": "resize", "args": [{"name": "width", "value": 0}]}], "components[0].width: must be between 1"
-    yield [{"name": "face_crop_region", "args": [{"name": "ratio", "value": "nan"}]}], "components[0].ratio: must be"
+    yield resize(depth="1"), "components[0].args[0].name: unknown argument 'depth'; known are width, height"
+    yield resize(width=0), "components[0].width: must be between 1 and 2048, got 0"
+    for value in ("wide", "512.9", 512.9, " 512 ", "5_12", "0512", "+512", "\u0665\u0661\u0662", "nan"):
+        yield resize(width=value), "components[0].width: must be a whole number between 1 and 2048, got "
+    yield resize(width=True), "components[0].args[0].value: must be a string or a whole number or a number, got true"
+    twice = resize(width="512")
+    twice[0]["args"] *= 2
+    yield twice, "components[0].args[1].name: the argument 'width' is given twice"
+    for value in ("nan", "inf", "0.01", "1_0"):
+        args = [{"name": "ratio", "value": value}]
+        yield [{"name": "face_crop_region", "args": args}], "components[0].ratio: must be "
+    args = [{"name": "method", "value": "nosuch"}]
+    yield [{"name": "face_restore", "args": args}], "components[0].method: must be one of gfpgan_1.4, got"
+    yield [{"name": "resize", "args": [{"value": "512"}]}], "components[0].args[0].name: is required"
     yield [{"name": "resize", "args": [{"name": "width"}]}], "components[0].args[0].value: is required"
     yield [{"name": 5}], "components[0].name: must be a string, got 5"
     yield {"name": "resize"}, "components: must be a list, got an object"
@@ -162,6 +191,8 @@ async def test_bad_items_are_refused_by_name(api: Api, traces: Traces, items: ob
         {"components": None},
         {"components": []},
         {"components": [{"name": "", "args": None}, {}]},
+        {"components": [{"name": "resize", "args": [{}]}]},
+        {"components": [{"name": "resize", "args": [{"name": "", "value": ""}, {"name": "width", "value": "64"}]}]},
         {"expert_setting": None},
         {"expert_setting": {}},
         {"expert_setting": {"instance_prompt": "", "seed": None, "future_field": {"x": [None]}}},

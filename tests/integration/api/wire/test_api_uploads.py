@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import AsyncGenerator
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -140,6 +141,25 @@ async def test_an_address_expires_by_the_databases_clock(api: Api, database: Dat
     response = await api.http.put(asset["upload_url"], content=picture(colour="blue"))
     assert reason(response) == (403, "UPLOAD_URL_EXPIRED")
     assert await traces.count() == before
+
+
+async def test_an_upload_that_ends_long_after_its_address_expired_is_refused(
+    api: Api, database: Database, traces: Traces
+) -> None:
+    asset = await api.asset()
+    before = await traces.count()
+
+    async def slowly(seconds: float) -> AsyncGenerator[bytes]:
+        data = picture()
+        yield data[:10]
+        database.clock.shift(seconds)
+        yield data[10:]
+
+    response = await api.http.put(asset["upload_url"], content=slowly(600 + 1801))
+    assert reason(response) == (403, "UPLOAD_URL_EXPIRED")
+    assert await traces.count() == before
+    other = await api.asset()
+    assert (await api.http.put(other["upload_url"], content=slowly(600 + 1700))).status_code == 200
 
 
 async def test_an_altered_address_is_refused(api: Api, stranger: Api, traces: Traces) -> None:

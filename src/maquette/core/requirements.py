@@ -1,12 +1,18 @@
-"""What a type asks of a value, in words, so that an error can name the field, the limit and the fix."""
+"""Reading what others wrote, leniently, and what a type asks of a value, in words that name the limit and the fix.
+
+One reader serves bodies, component arguments, queries and the command line, so a number has the same forms everywhere:
+a JSON number, or a string that would be one (`"512"`, `"512.0"`, `"1e-4"`).
+"""
 
 import re
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import msgspec
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 from maquette.core.errors import InvalidRequest
+
+T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]+)`")
@@ -14,14 +20,39 @@ _STEP = re.compile(r"[^.\[\]]+")
 _SHOWN = 60
 
 
-def refusal(error: msgspec.ValidationError, data: object, kind: Any) -> InvalidRequest:
-    """Say in the wire's own words why `data` is no `kind`; `error` is what msgspec said of it."""
+@overload
+def read(data: object, kind: type[T], field: str = "") -> T: ...
+@overload
+def read(data: object, kind: Any, field: str = "") -> Any: ...
+def read(data: object, kind: Any, field: str = "") -> Any:
+    """Convert decoded JSON, where numbers may be strings; `field` is where it stands, as the wire calls it.
+
+    Raises:
+        InvalidRequest: something breaks its rule; the message names it as it is called on the wire.
+    """
+    try:
+        return msgspec.convert(data, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise refusal(error, data, kind, field) from None
+
+
+def check(value: Struct) -> None:
+    """Hold a value that Python built against its own definition, as `read` holds what comes over the wire.
+
+    Raises:
+        InvalidRequest: a field breaks its rule.
+    """
+    read(msgspec.to_builtins(value), type(value))
+
+
+def refusal(error: msgspec.ValidationError, data: object, kind: Any, field: str = "") -> InvalidRequest:
+    """Say in the wire's own words why `data`, which stands in `field`, is no `kind`; `error` is what msgspec said."""
     path, problem = _split(str(error))
     if missing := _MISSING.search(problem):
-        field = f"{path}.{missing['name']}".lstrip(".")
-        return InvalidRequest(field, f"is required; it {requirement(_type_at(kind, field))}")
+        path = _joined(path, missing["name"])
+        return InvalidRequest(_joined(field, path), f"is required; it {requirement(_type_at(kind, path))}")
     wanted = requirement(_type_at(kind, path), mistyped=", got `" in problem)
-    return InvalidRequest(path or "body", f"{wanted}, got {shown(_value_at(data, path))}")
+    return InvalidRequest(_joined(field, path) or "body", f"{wanted}, got {shown(_value_at(data, path))}")
 
 
 def requirement(kind: inspect.Type, *, mistyped: bool = True) -> str:
@@ -29,7 +60,7 @@ def requirement(kind: inspect.Type, *, mistyped: bool = True) -> str:
 
     Where the value is not `mistyped`, its kind goes without saying: "must be between 4 and 128".
     """
-    return f"must be {_description(kind, mistyped=mistyped)}"
+    return f"must be {description(kind, mistyped=mistyped)}"
 
 
 def shown(value: object) -> str:
@@ -45,7 +76,9 @@ def shown(value: object) -> str:
             return msgspec.json.encode(value).decode()
 
 
-def _description(kind: inspect.Type, *, mistyped: bool) -> str:
+def description(kind: inspect.Type, *, mistyped: bool = True) -> str:
+    """What a type takes, e.g. "a whole number between 4 and 128"; see `requirement`."""
+    kind = _peeled(kind)
     match kind:
         case inspect.IntType() | inspect.FloatType():
             noun = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
@@ -59,7 +92,7 @@ def _description(kind: inspect.Type, *, mistyped: bool) -> str:
             return f"one of {', '.join(member.value for member in kind.cls)}"
         case inspect.UnionType():
             parts = [part for part in kind.types if not isinstance(part, inspect.NoneType)]
-            return " or ".join(_description(part, mistyped=mistyped) for part in parts)
+            return " or ".join(description(part, mistyped=mistyped) for part in parts)
         case _:
             return "an object"
 
@@ -75,6 +108,10 @@ def _length(kind: inspect.StrType | inspect.CollectionType, unit: str) -> str:
     if kind.max_length is None:
         return f"of at least {kind.min_length} {unit}" if kind.min_length else ""
     return f"of {kind.min_length or 0} to {kind.max_length} {unit}"
+
+
+def _joined(field: str, path: str) -> str:
+    return ".".join(part for part in (field, path) if part)
 
 
 def _split(message: str) -> tuple[str, str]:

@@ -1,0 +1,93 @@
+"""Going on while a server is away."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+
+from maquette.client.address import origin
+from maquette.core.errors import ErrorReason, MaquetteError
+
+PATIENCE_SECONDS = 120.0
+"""How long a server may be away before a call gives up: long enough for its restart."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 8.0
+AWAY = frozenset({502, 503, 504})
+"""Statuses of a server, or of the proxy before it, that say: not now."""
+
+
+class Patience:
+    """Tries calls again while their server is away.
+
+    Only a server that was there before can be away: where nothing has ever answered, the address is wrong or nobody
+    has started the server, and waiting would only hide it.
+    """
+
+    def __init__(self, on_wait: Callable[[str], object]) -> None:
+        """Take whom to tell, once for each time that a server is waited for."""
+        self._on_wait = on_wait
+        self._reached: set[str] = set()
+        self._waited_for: set[str] = set()
+
+    def call(self, url: httpx.URL, send: Callable[[], httpx.Response], *, advice: str) -> httpx.Response:
+        """Send until there is an answer, with growing pauses; a server that stays away answers as it last did.
+
+        Args:
+            url: where `send` sends to.
+            send: may be called again and again.
+            advice: what to look at where nothing has ever answered.
+
+        Raises:
+            MaquetteError: nothing answers.
+        """
+        address = origin(url)
+        pauses = _pauses()
+        while True:
+            outcome = self._try(address, send, advice)
+            if isinstance(outcome, httpx.Response) and outcome.status_code not in AWAY:
+                self._waited_for.discard(address)
+                return outcome
+            pause = next(pauses, None)
+            if pause is None:
+                return _last(address, outcome)
+            self._tell(address, outcome)
+            time.sleep(pause)
+
+    def _try(
+        self, address: str, send: Callable[[], httpx.Response], advice: str
+    ) -> httpx.Response | httpx.TransportError:
+        try:
+            outcome = send()
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if address not in self._reached:
+                raise _unavailable(f"nothing answers at {address} ({error}); {advice}") from error
+            return error
+        except httpx.TransportError as error:
+            outcome = error
+        self._reached.add(address)
+        return outcome
+
+    def _tell(self, address: str, outcome: httpx.Response | httpx.TransportError) -> None:
+        if address not in self._waited_for:
+            self._waited_for.add(address)
+            why = f"it answers {outcome.status_code}" if isinstance(outcome, httpx.Response) else str(outcome)
+            self._on_wait(f"waiting for {address} ({why})")
+
+
+def _pauses() -> Iterator[float]:
+    """Pauses until patience ends, counted from the first."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = FIRST_PAUSE
+    while time.monotonic() + pause <= deadline:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _last(address: str, outcome: httpx.Response | httpx.TransportError) -> httpx.Response:
+    if isinstance(outcome, httpx.Response):
+        return outcome
+    raise _unavailable(f"{address} can't be reached any more: {outcome}") from outcome
+
+
+def _unavailable(words: str) -> MaquetteError:
+    return MaquetteError(ErrorReason.SERVICE_UNAVAILABLE, words)

@@ -1,0 +1,146 @@
+"""The operator's commands leave alone what is not theirs, and say what they did."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maquette.bases.catalogue import BUNDLED_PATH
+from maquette.cli import admin
+from maquette.testing.commands import Run
+
+MARKUP = "[/x] [red]acme :cat:"
+READING = [("keys", "list"), ("keys", "revoke", "abc"), ("bases", "list")]
+WRITING = [("keys", "create", "--tenant", "acme"), ("bases", "add", "tiny", "--from", BUNDLED_PATH)]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logging belongs to the whole process."""
+    monkeypatch.setattr(admin, "configure_logs", lambda _format: None)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def at_schema(data_dir: Path, revision: str) -> None:
+    with closing(sqlite3.connect(data_dir / "maquette.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+
+
+def schema(data_dir: Path) -> str:
+    with closing(sqlite3.connect(data_dir / "maquette.db")) as database:
+        ((revision,),) = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    return revision
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_where_nothing_is_says_so_and_creates_nothing(
+    run: Run, data_dir: Path, command: tuple[str, ...]
+) -> None:
+    ended = run(*command, "--data-dir", data_dir)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"{data_dir}/maquette.db holds nothing of Maquette's" in ended.err
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_gives_an_empty_file_no_tables(run: Run, data_dir: Path, command: tuple[str, ...]) -> None:
+    data_dir.mkdir()
+    (data_dir / "maquette.db").touch()
+    assert run(*command, "--data-dir", data_dir).code == 1
+    assert (data_dir / "maquette.db").stat().st_size == 0
+
+
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+@pytest.mark.parametrize("command", [*READING, *WRITING])
+def test_another_versions_schema_is_refused_and_not_migrated(
+    run: Run, data_dir: Path, command: tuple[str, ...], revision: str
+) -> None:
+    run("keys", "create", "--tenant", "acme", "--data-dir", data_dir)
+    ours = schema(data_dir)
+    at_schema(data_dir, revision)
+    ended = run(*command, "--data-dir", data_dir)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"has schema {revision}, this version of Maquette needs {ours}" in ended.err
+    assert ("`maquette serve` to migrate" in ended.err) == (revision == "0001")
+    assert schema(data_dir) == revision
+
+
+def test_a_key_is_made_listed_and_revoked(run: Run, data_dir: Path) -> None:
+    created = run("keys", "create", "--tenant", MARKUP, "--data-dir", data_dir)
+    key = created.out.strip()
+    assert (created.out, created.err) == (f"{key}\n", "")
+    assert MARKUP in run("keys", "list", "--data-dir", data_dir).out
+    ((lookup, good),) = [(row["lookup"], row["revoked_at"] is None) for row in listed(run, data_dir)]
+    assert (key.removeprefix("mq_")[: len(lookup)], good) == (lookup, True)
+    revoked = run("keys", "revoke", key, "--data-dir", data_dir)
+    assert (revoked.code, revoked.out) == (0, "")
+    assert revoked.err == f"revoked the key {lookup} of {MARKUP}\n"
+    assert run("keys", "revoke", key, "--data-dir", data_dir).code == 1
+    assert listed(run, data_dir)[0]["revoked_at"] is not None
+
+
+def test_what_keys_commands_did_is_told_in_json(run: Run, data_dir: Path) -> None:
+    created = json.loads(run("keys", "create", "--tenant", "acme", "--json", "--data-dir", data_dir).out)
+    assert created["tenant"] == "acme"
+    revoked = json.loads(run("keys", "revoke", created["key"], "--json", "--data-dir", data_dir).out)
+    assert [revoked] == listed(run, data_dir)
+
+
+def test_a_base_is_added_and_listed(run: Run, data_dir: Path) -> None:
+    added = run("bases", "add", MARKUP, "--from", BUNDLED_PATH, "--json", "--data-dir", data_dir)
+    base = json.loads(added.out)
+    assert added.err == f"registered {MARKUP}: sd15, {base['sha256'][:10]}, {BUNDLED_PATH}\n"
+    assert json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out) == [base]
+    header, row = run("bases", "list", "--data-dir", data_dir).out.splitlines()
+    assert header.split() == ["name", "family", "hash", "location"]
+    assert row.startswith(f"{MARKUP}  sd15")
+    assert row.endswith(str(BUNDLED_PATH))
+
+
+def test_what_is_no_base_is_words(run: Run, data_dir: Path, tmp_path: Path) -> None:
+    ended = run("bases", "add", "x", "--from", tmp_path, "--data-dir", data_dir)
+    assert ended.code == 1
+    assert "model_index.json does not exist" in ended.err
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), *READING[:1], *WRITING[:1]])
+def test_a_database_that_is_away_is_named_without_its_password(
+    run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("MAQUETTE_DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/name?password=hunter3")
+    ended = run(*command, "--data-dir", data_dir)
+    assert (ended.code, ended.out) == (1, "")
+    assert "postgresql://user:***@127.0.0.1:1/name can't be opened: " in ended.err
+    assert "hunter" not in ended.err
+
+
+def test_a_file_that_is_no_database_is_words(run: Run, data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "maquette.db").write_text("no database" * 100)
+    ended = run("keys", "list", "--data-dir", data_dir)
+    assert ended.code == 1
+    assert "file is not a database" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--host", "a..b"), "can't listen on a..b:0"),
+        (("--data-dir", "/proc/x"), "/proc/x: No such file or directory"),
+    ],
+)
+def test_serve_says_what_it_can_not_use(run: Run, data_dir: Path, arguments: tuple[str, ...], words: str) -> None:
+    ended = run("serve", "--port", "0", "--data-dir", data_dir, *arguments)
+    assert (ended.code, ended.out) == (1, "")
+    assert words in ended.err
+
+
+def listed(run: Run, data_dir: Path) -> list[dict[str, Any]]:
+    return json.loads(run("keys", "list", "--json", "--data-dir", data_dir).out)

@@ -1,0 +1,161 @@
+"""`maquette train` looks at everything before it sends anything, and says what it did."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from maquette.core.specs import MAX_CAPTION, MAX_PICTURES, MAX_SIDE
+from maquette.testing.commands import Play, Run
+
+TASK_ID = "3c6f9d1e-1111-4222-8333-444455556666"
+MODEL = "model_1750000540_0A1B2C3D4E.safetensors"
+OPTIONS = ("--name", "cat", "--base", "tiny")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def detail(status: str) -> dict[str, Any]:
+    return {
+        "task_name": "cat",
+        "task_id": TASK_ID,
+        "task_type": "subject",
+        "task_status": status,
+        "created_at": 1750000000,
+        "models": [{"model_name": MODEL, "model_status": "DEPLOYING"}] if status == "SUCCESS" else [],
+        "reason": "finished",
+        "message": "[/x]",
+        "step": 5,
+        "total_steps": 5,
+        "eta_seconds": 0,
+        "settings": {},
+    }
+
+
+class Training:
+    """A server whose one task ends at once in this status; pictures that hold text are refused."""
+
+    def __init__(self, status: str = "SUCCESS") -> None:
+        self.status = status
+        self.body: dict[str, Any] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        match request.method, request.url.path.removeprefix("/v3"):
+            case "POST", "/assets/training_dataset":
+                return httpx.Response(200, json={"assets_id": "9b1f", "upload_url": "http://uploads.test/9b1f.png"})
+            case "PUT", _ if request.content == b"text":
+                words = {"code": 400, "reason": "INVALID_IMAGE_FORMAT", "message": "is no picture", "metadata": {}}
+                return httpx.Response(400, json=words)
+            case "PUT", _:
+                return httpx.Response(200)
+            case "POST", "/training/subject":
+                self.body = json.loads(request.content)
+                return httpx.Response(200, json={"task_id": TASK_ID})
+            case "GET", path if path.endswith("/weights"):
+                return httpx.Response(200, content=b"weights")
+            case _:
+                return httpx.Response(200, json=detail(self.status))
+
+
+def test_a_folder_becomes_a_file(run: Run, play: Play, folder: Path, tmp_path: Path) -> None:
+    server = Training()
+    play(server)
+    (folder / "a.txt").write_text("\ufeffein Bär\n", "utf-8")
+    (folder / "b.txt").write_text(" \n")
+    output = tmp_path / "[red]loras[/x]"
+    ended = run("train", folder, *OPTIONS, "--output", output)
+    assert (ended.code, ended.out) == (0, f"{output / MODEL}\n"), ended.err
+    assert (output / MODEL).read_bytes() == b"weights"
+    assert f"task {TASK_ID}\n" in ended.err
+    assert server.body["image_dataset_items"] == [
+        {"assets_id": "9b1f", "caption": "ein Bär"},
+        {"assets_id": "9b1f"},
+    ]
+
+
+def test_json_is_the_task_and_where_its_file_is(run: Run, play: Play, folder: Path, tmp_path: Path) -> None:
+    play(Training())
+    ended = run("train", folder, *OPTIONS, "--output", tmp_path, "--json")
+    assert json.loads(ended.out) == detail("SUCCESS") | {"file": str(tmp_path / MODEL)}
+
+
+def test_detached_it_prints_the_id_or_the_task(run: Run, play: Play, folder: Path) -> None:
+    play(Training("QUEUING"))
+    assert run("train", folder, *OPTIONS, "--detach").out == f"{TASK_ID}\n"
+    assert json.loads(run("train", folder, *OPTIONS, "--detach", "--json").out) == detail("QUEUING")
+
+
+def test_a_training_that_failed_says_why(run: Run, play: Play, folder: Path) -> None:
+    play(Training("FAILED"))
+    ended = run("train", folder, *OPTIONS)
+    assert (ended.code, ended.out) == (1, "")
+    assert "FAILED [/x]" in ended.err
+    assert json.loads(run("train", folder, *OPTIONS, "--json").out) == detail("FAILED")
+
+
+def test_a_refused_picture_is_named(run: Run, play: Play, folder: Path) -> None:
+    play(Training())
+    (folder / "b.png").write_text("text")
+    ended = run("train", folder, *OPTIONS)
+    assert ended.code == 1
+    assert f"{folder / 'b.png'}: is no picture" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--learning-rate", "0"), "expert_setting.learning_rate: must be above 0"),
+        (("--learning-rate", "nan"), "--learning-rate"),
+        (("--width", str(MAX_SIDE + 1)), "--width"),
+        (("--height", "0"), "--height"),
+        (("--lora-r", "3"), "--lora-r"),
+        (("--instance-prompt", "x" * (MAX_CAPTION + 1)), "instance_prompt"),
+        (("--name", ""), "name"),
+        (("--output", "{folder}/a.png"), "a.png"),
+    ],
+)
+def test_options_are_checked_before_anything_is_sent(
+    run: Run, play: Play, folder: Path, options: tuple[str, ...], words: str
+) -> None:
+    requests = play(Training())
+    ended = run("train", folder, *OPTIONS, *(option.format(folder=folder) for option in options))
+    assert ended.code in {1, 2}
+    assert words in ended.err
+    assert requests == []
+
+
+def test_too_many_pictures_are_counted_before_anything_is_sent(run: Run, play: Play, folder: Path) -> None:
+    requests = play(Training())
+    for number in range(MAX_PICTURES - 1):
+        (folder / f"{number}.webp").touch()
+    ended = run("train", folder, *OPTIONS)
+    assert ended.code == 1
+    assert f"holds {MAX_PICTURES + 1} pictures" in ended.err
+    assert requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("b.txt", "Bär".encode("latin-1")), ("b.txt", b"x" * (MAX_CAPTION + 1)), ("c.png", None)]
+)
+def test_files_are_read_before_anything_is_sent(
+    run: Run, play: Play, folder: Path, name: str, content: bytes | None
+) -> None:
+    requests = play(Training())
+    file = folder / name
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    ended = run("train", folder, *OPTIONS)
+    assert ended.code == 1
+    assert str(file) in ended.err
+    assert requests == []
