@@ -38,7 +38,7 @@ MANIFEST = Manifest(
 async def begin(conn: AsyncConnection, tenant_id: str, task_id: str) -> OpenAttempt:
     """Dispatch a task to a device of its own; answers the attempt as a loop reads it."""
     fence = (await conn.execute(select(tasks.c.fence).where(tasks.c.id == task_id))).scalar_one()
-    task = QueuedTask(id=task_id, tenant_id=tenant_id, fence=fence, cancel_requested=False)
+    task = QueuedTask(id=task_id, tenant_id=tenant_id, fence=fence)
     moved = await move_task(
         conn,
         tenant_id,
@@ -116,7 +116,7 @@ async def run(database: Database) -> Run:
         return Run(database, tenant_id, await make_task(conn, tenant_id))
 
 
-RETRIED = [reason for reason, failure in FAILURES.items() if failure.retries_after(0)]
+RETRIED = [reason for reason, failure in FAILURES.items() if failure.retries_after(0) and failure.attempts < 100]
 
 
 @pytest.mark.parametrize("reason", RETRIED)
@@ -146,6 +146,12 @@ async def test_back_off_grows_with_what_is_counted(run: Run) -> None:
     other = await run.lose(Reason.INTERNAL)
     got_on = [await run.lose(Reason.WORKER_LOST, checkpoint=5), await run.lose(Reason.WORKER_LOST)]
     assert [pause for _, pause in (*lost, other, *got_on)] == [1, 2, 4, 1, 1, 1]
+
+
+async def test_what_the_storage_keeps_back_is_asked_for_again_until_the_deadline(run: Run) -> None:
+    ends = [await run.lose(Reason.STORAGE_AWAY) for _ in range(10)]
+    assert [status for status, _ in ends] == [TaskStatus.QUEUING] * 10
+    assert ends[-1][1] == conclude.back_off(FAILURES[Reason.STORAGE_AWAY].attempts) == conclude.LONGEST_BACK_OFF
 
 
 async def test_the_users_fault_is_final_even_after_progress(run: Run) -> None:
@@ -215,6 +221,23 @@ async def test_an_attempt_ends_once(database: Database) -> None:
         assert not await repository.store_launched(conn, attempt, RIGHT)
     assert await everything(database) == before
     assert (await attempt_row(database, second)).ended_at is None
+
+
+async def test_an_attempt_whose_task_is_elsewhere_ends_and_moves_nothing(database: Database) -> None:
+    """No code leads there; were it so, nobody must read of a success or a cancel that is not in the database."""
+    for conclusion in ("with a result", "without"):
+        attempt = await make_attempt(database)
+        async with database.write() as conn:
+            await conn.execute(update(tasks).where(tasks.c.id == attempt.task_id).values(fence=7))
+        async with database.write() as conn:
+            if conclusion == "without":
+                ended = await conclude.without_result(conn, attempt, Reason.WORKER_LOST, "", right=RIGHT)
+            else:
+                ended = await conclude.with_model(conn, attempt, MANIFEST, right=RIGHT)
+        assert ended is None
+        assert (await row(database, attempt)).status == "TRAINING"
+        reason = "worker_lost" if conclusion == "without" else "finished"
+        assert (await attempt_row(database, attempt)).reason == reason
 
 
 async def test_an_attempt_that_was_taken_over_or_revived_is_no_orphan_any_more(database: Database) -> None:

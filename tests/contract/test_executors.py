@@ -447,6 +447,25 @@ async def test_store_that_refuses_every_checkpoint_is_waited_for(
     await rig.kill(executor, witnessed.handle)
 
 
+async def test_what_is_not_wanted_and_left_no_result_is_answered_without_the_storage(
+    rig: Rig, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witnessed = Witnessed(executor, await executor.launch(rig.plan(steps=ENDLESS)))
+    await witnessed.until_said(Step)
+    await executor.stop(witnessed.handle, PATIENCE)
+
+    async def away(*_: object) -> None:
+        raise StorageFailed("as if the store were away")
+
+    for name in ("get", "put", "put_file"):
+        monkeypatch.setattr(rig.storage, name, away)
+    async with asyncio.timeout(PATIENCE):
+        while (seen := await executor.poll(witnessed.handle, 0, wanted=False)).liveness is Liveness.RUNNING:
+            await asyncio.sleep(0.02)
+    assert any(isinstance(said, CheckpointSaved) for said in seen.messages)
+    assert (seen.checkpoints, seen.manifest) == ((), None)
+
+
 async def test_stop_ends_at_a_step_boundary_also_after_a_restart(rig: Rig, executor: Executor) -> None:
     handle = await executor.launch(rig.plan(steps=ENDLESS))
     before = Witnessed(executor, handle)

@@ -1,6 +1,7 @@
 """Leases: kept, lapsed, distrusted before their end, and what another server may do then."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -171,12 +172,12 @@ class SlowPoll(ScriptedExecutor):
             raise StorageFailed("the store is away")
         return await super().launch(plan)
 
-    async def poll(self, handle: str, offset: int) -> Observation:
+    async def poll(self, handle: str, offset: int, *, wanted: bool = True) -> Observation:
         self.polls += 1
         self.waiting += 1
         await self.go_on.wait()
         self.waiting -= 1
-        return await super().poll(handle, offset)
+        return await super().poll(handle, offset, wanted=wanted)
 
     async def stop(self, handle: str, grace: float) -> None:
         self.stops += 1
@@ -220,6 +221,45 @@ async def test_a_server_whose_lease_lapsed_does_nothing_until_it_is_renewed(
     assert (await service.ended(unlaunched)).status == TaskStatus.SUCCESS
     assert (await service.ended(waiting)).status == TaskStatus.SUCCESS
     assert (await service.row(task_id)).fence == 1
+
+
+async def test_what_is_under_way_ends_when_the_lease_lapses(
+    service: Service, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the loops hang on a database that does not answer."""
+    executor = SlowPoll(service)
+    service.node.step_seconds = SLOW
+    running = await service.start(executor)
+    await hanging(service)
+    executor.go_on.clear()
+    dispatch, observe, *_ = running._loops
+    cut: list[str] = []
+
+    async def launch() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cut.append("launch")
+            raise
+
+    async def no_answer() -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(PATIENCE):
+        while not observe.errands.under_way:
+            await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(running.lease, "keep", no_answer)
+            dispatch.errands.begin("launch", launch)
+            await asyncio.sleep(0.05)
+            watch.seconds += LEASE_SECONDS
+            while cut != ["launch"] or observe.errands.under_way:
+                await asyncio.sleep(0.01)
+    for loop in (dispatch, observe, running._loops[2]):
+        assert loop._task
+        loop._task.cancel()
+    with suppress(asyncio.CancelledError):
+        await service.stop()
 
 
 # Another server

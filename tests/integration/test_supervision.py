@@ -7,22 +7,23 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 
 from maquette.core.ids import new_asset_id, new_id
 from maquette.core.lifecycle import Reason, TaskStatus
 from maquette.core.metrics import MetricsBlock
 from maquette.core.rundir import Manifest
-from maquette.db.now import now_sql
 from maquette.db.tables import (
     attempts,
     bases,
     checkpoints,
     device_claims,
     metrics_blocks,
-    tasks,
 )
 from maquette.executors.base import AttemptPlan
+from maquette.server.loops import supervision
+from maquette.server.loops.reap import ReapLoop
+from maquette.server.loops.sweep import UploadSweep
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, SLOW, STEPS, Service
 from maquette.testing.scripted_executor import Script, ScriptedAttempt, ScriptedExecutor, ScriptedNode, lora_bytes
 
@@ -160,16 +161,6 @@ async def test_a_cancel_request_ends_a_training_task_canceled(service: Service, 
     assert await service.count(device_claims) == 0
 
 
-async def test_a_cancel_that_comes_between_two_attempts_is_carried_out(service: Service) -> None:
-    """As earlier versions let it come; now a task that was asked to end is never queued again."""
-    task_id = await service.add_task()
-    async with service.database.write() as conn:
-        await conn.execute(update(tasks).where(tasks.c.id == task_id).values(cancel_requested_at=now_sql(conn)))
-    await service.start()
-    assert (await service.ended(task_id)).status == TaskStatus.CANCELED
-    assert not service.node.attempts
-
-
 async def test_a_restarted_server_goes_on_with_the_running_attempt(service: Service) -> None:
     service.node.step_seconds = SLOW
     await service.start()
@@ -286,6 +277,44 @@ async def test_what_ended_attempts_left_on_the_node_is_erased(service: Service) 
     async with asyncio.timeout(PATIENCE):
         while service.node.attempts:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("failing", ["_end_orphans", "_erase_leftovers", "_forget_old_keys", "_sweep_uploads"])
+async def test_what_fails_of_the_clearing_up_starves_nothing_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    jobs, done = {"_end_orphans", "_erase_leftovers", "_forget_old_keys", "_sweep_uploads"}, set[str]()
+    for job in jobs:
+
+        async def carried_out(_: ReapLoop, job: str = job) -> None:
+            if job == failing:
+                raise OSError("away")
+            done.add(job)
+
+        monkeypatch.setattr(ReapLoop, job, carried_out)
+    await service.start()
+    async with asyncio.timeout(PATIENCE):
+        while done != jobs - {failing}:
+            await asyncio.sleep(0.01)
+
+
+async def test_stopping_does_not_wait_for_a_sweep(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(_: UploadSweep) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(UploadSweep, "run", endless)
+    monkeypatch.setattr(supervision, "STOP_SECONDS", 2 * PATIENCE)
+    await service.start()
+    async with asyncio.timeout(PATIENCE):
+        await began.wait()
+        await service.stop()
+    assert ended.is_set()
 
 
 async def test_an_upload_that_no_row_names_is_erased(service: Service) -> None:

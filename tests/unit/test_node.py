@@ -28,10 +28,10 @@ from maquette.core.rundir import (
     RunSpec,
 )
 from maquette.core.specs import Picture
-from maquette.executors import local
+from maquette.executors import local, node
 from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness
 from maquette.executors.local import LocalExecutor
-from maquette.executors.node import NodeSettings, read_log_tail, read_messages
+from maquette.executors.node import NodeAttempt, NodeSettings, read_log_tail, read_messages
 from maquette.executors.process import MARK, TrainerProcess, processes_marked, trainer_environment
 from maquette.executors.staging import (
     StagingFailed,
@@ -225,7 +225,8 @@ def test_kill_reaches_what_left_the_group_and_nobody_else(run: RunDirectory, tmp
         return subprocess.Popen(["sleep", "60"], env={MARK: str(mark)}, start_new_session=True)
 
     with sleeper(run.root) as grandchild, sleeper(tmp_path / "run-2") as neighbour:
-        assert list(processes_marked(run.root)) == [grandchild.pid]
+        # Its environment is there to be read an instant after the process is.
+        soon(lambda: list(processes_marked(run.root)) == [grandchild.pid])
         TrainerProcess(run).kill()
         assert grandchild.wait(PATIENCE) == -signal.SIGKILL
         assert neighbour.poll() is None
@@ -302,6 +303,47 @@ async def test_poll_is_a_sign_of_life(rig: Rig) -> None:
     os.utime(rig.run().heartbeat, (0, 0))
     assert (await executor.poll(rig.handle, 0)).liveness is Liveness.RUNNING
     assert rig.run().heartbeat.stat().st_mtime > time.time() - PATIENCE
+
+
+async def test_a_slow_store_leaves_no_trainer_without_a_sign_of_life(
+    run: RunDirectory, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its files are taken, and no longer."""
+    await asyncio.to_thread(start_waiting, run)
+    (run.events).write_bytes(b'{"type":"checkpoint","at":1.0,"step":2}\n')
+    attempt = NodeAttempt(run.root, storage, NodeSettings(threads=1, abandon_after=0.04))
+    taking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(storage: Storage, run: RunDirectory, step: int, output_prefix: str) -> None:
+        taking.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(node, "stage_out_checkpoint", slow)
+    task_id = new_task_id()
+    run.write(
+        run.plan,
+        AttemptPlan(
+            task_id=task_id,
+            fence=1,
+            training=training_spec(pictures=0),
+            base_path="/nowhere",
+            pictures=(),
+            resume_from=(),
+            device="cpu",
+            checkpoint_every=2,
+            output_prefix=f"tasks/{task_id}/1",
+        ),
+    )
+    observing = asyncio.create_task(attempt.observe(0))
+    await taking.wait()
+    for _ in range(2):
+        os.utime(run.heartbeat, (0, 0))
+        async with asyncio.timeout(PATIENCE):
+            while not run.heartbeat.stat().st_mtime:
+                await asyncio.sleep(0.01)
+    go_on.set()
+    assert (await observing).liveness is Liveness.RUNNING
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat")]
 
 
 async def test_erasing_leaves_no_process_no_zombie_and_no_file(rig: Rig) -> None:

@@ -94,7 +94,7 @@ def train(
             base_model=base,
             width=width,
             height=height,
-            items=upload_all(client, pictures),
+            items=upload_all(client, pictures, request.image_dataset_items),
             expert_setting=request.expert_setting,
         )
         if detach:
@@ -144,15 +144,15 @@ def unsent_items(pictures: list[Path]) -> list[DatasetItem]:
     return items
 
 
-def upload_all(client: Client, pictures: list[Path]) -> list[DatasetItem]:
-    """Upload pictures side by side with a progress bar; captions come from the text files beside them."""
-    items = unsent_items(pictures)
+def upload_all(client: Client, pictures: list[Path], items: list[DatasetItem]) -> list[DatasetItem]:
+    """Upload pictures side by side with a progress bar; answers their items, with the ids they are now known by."""
+    sent: list[DatasetItem] = []
     with progress_bar() as progress, ThreadPoolExecutor(PARALLEL_UPLOADS) as pool:
         bar = progress.add_task("upload", total=len(pictures), note="")
-        for index, asset_id in enumerate(pool.map(client.upload, pictures)):
-            items[index] = replace(items[index], assets_id=asset_id)
+        for item, asset_id in zip(items, pool.map(client.upload, pictures), strict=True):
+            sent.append(replace(item, assets_id=asset_id))
             progress.advance(bar)
-    return items
+    return sent
 
 
 def _caption(text: Path) -> str | msgspec.UnsetType:

@@ -59,13 +59,16 @@ class Client:
             raise InvalidRequest(
                 "MAQUETTE_API_KEY", "holds what no key holds; copy it anew, as `maquette keys create` printed it"
             )
-        headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(
-            base_url=self._url, headers=headers, timeout=TIMEOUT, trust_env=False, transport=transport
-        )
-        # An upload's address is its permission and may be on another host, which the key is none of the business of.
-        self._uploads = httpx.Client(timeout=TIMEOUT, trust_env=False, transport=transport)
         self._patience = Patience(on_wait)
+        common: dict[str, Any] = {
+            "timeout": TIMEOUT,
+            "trust_env": False,
+            "transport": transport,
+            "event_hooks": {"response": [self._patience.answered]},
+        }
+        self._http = httpx.Client(base_url=self._url, headers={"Authorization": f"Bearer {api_key}"}, **common)
+        # An upload's address is its permission and may be on another host, which the key is none of the business of.
+        self._uploads = httpx.Client(**common)
 
     def __enter__(self) -> Self:
         return self
@@ -165,11 +168,8 @@ class Client:
                 return
             time.sleep(interval)
 
-    def save_weights(self, task_id: str, target: Path, progress: Callable[[int], object] = lambda _: None) -> None:
+    def save_weights(self, task_id: str, target: Path) -> None:
         """Download a finished task's LoRA into a file that appears whole.
-
-        Args:
-            progress: called with the number of bytes of each chunk.
 
         Raises:
             MaquetteError: the task has no model, or no answer.
@@ -184,7 +184,6 @@ class Client:
                 with atomic_file(target, FOR_THE_USER) as file:
                     for chunk in response.iter_bytes(CHUNK):
                         file.write(chunk)
-                        progress(len(chunk))
             return response
 
         _checked(self._patience.call(self._url, download, advice=CHECK_URL))

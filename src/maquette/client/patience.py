@@ -19,8 +19,8 @@ AWAY = frozenset({502, 503, 504})
 class Patience:
     """Tries calls again while their server is away.
 
-    Only a server that was there before can be away: where nothing has ever answered, the address is wrong or nobody
-    has started the server, and waiting would only hide it.
+    Only a server that was there before can be away: where nothing has ever answered, not even with a 503, the address
+    is wrong or nobody has started the server, and waiting would only hide it. A connection is no answer.
     """
 
     def __init__(self, on_wait: Callable[[str], object]) -> None:
@@ -29,12 +29,16 @@ class Patience:
         self._reached: set[str] = set()
         self._waited_for: set[str] = set()
 
+    def answered(self, response: httpx.Response) -> None:
+        """Take note of an answer, as soon as its head is here: its body may still break off."""
+        self._reached.add(origin(response.url))
+
     def call(self, url: httpx.URL, send: Callable[[], httpx.Response], *, advice: str) -> httpx.Response:
         """Send until there is an answer, with growing pauses; a server that stays away answers as it last did.
 
         Args:
             url: where `send` sends to.
-            send: may be called again and again.
+            send: may be called again and again; what it gets is told to `answered`.
             advice: what to look at where nothing has ever answered.
 
         Raises:
@@ -57,15 +61,11 @@ class Patience:
         self, address: str, send: Callable[[], httpx.Response], advice: str
     ) -> httpx.Response | httpx.TransportError:
         try:
-            outcome = send()
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return send()
+        except httpx.TransportError as error:
             if address not in self._reached:
                 raise _unavailable(f"nothing answers at {address} ({error}); {advice}") from error
             return error
-        except httpx.TransportError as error:
-            outcome = error
-        self._reached.add(address)
-        return outcome
 
     def _tell(self, address: str, outcome: httpx.Response | httpx.TransportError) -> None:
         if address not in self._waited_for:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
     WORKER_LOST = "worker_lost"
+    STORAGE_AWAY = "storage_away"
     DRAINED = "drained"
     UNVERIFIED = "unverified"
     INTERNAL = "internal"
@@ -96,6 +97,10 @@ FAILURES: Mapping[Reason, Failure] = {
     Reason.OUT_OF_MEMORY: Failure(FailureClass.RESOURCE, 2, "The device ran out of memory."),
     Reason.DISK_FULL: Failure(FailureClass.RESOURCE, 2, "The trainer's disk is full."),
     Reason.WORKER_LOST: Failure(FailureClass.INFRASTRUCTURE, 5, "The training process was lost."),
+    # As many as fit before any sensible deadline: what the store keeps back for a night, it may give in the morning.
+    Reason.STORAGE_AWAY: Failure(
+        FailureClass.INFRASTRUCTURE, 10_000, "The storage did not give out what the training needs."
+    ),
     Reason.DRAINED: Failure(FailureClass.INFRASTRUCTURE, 5, "The training process was asked to make room."),
     Reason.UNVERIFIED: Failure(
         FailureClass.INFRASTRUCTURE, 3, "The training ended without a result that could be verified."

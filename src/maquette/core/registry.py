@@ -10,7 +10,9 @@ class UnknownName(LookupError):
 
 
 class Registry:
-    """Named things, each loaded at first use, so that a heavy dependency costs nobody else.
+    """Named things. Their names load nothing; a thing is imported, with what it depends on, when it is asked for.
+
+    Whoever asks for all of them imports them all, and meets those that can't be.
 
     Attributes:
         kind: what is registered, as it is called in errors ("executor").
@@ -35,6 +37,7 @@ class Registry:
         Raises:
             UnknownName: nothing is, or more than one thing.
             ImportError: it is registered, but its module or one of its dependencies can't be imported.
+            AttributeError: its module has no such thing. A package's module may raise anything else besides.
         """
         entries = (*self._ours, *entry_points(group=self.group))
         found = {entry.value: entry for entry in entries if entry.name == name}

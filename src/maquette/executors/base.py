@@ -53,7 +53,7 @@ class Liveness(StrEnum):
 
     RUNNING = "running"
     EXITED = "exited"
-    """It is surely dead, and everything it left has been staged out and read to its end."""
+    """It is surely dead, and everything wanted of what it left has been staged out and read to its end."""
 
 
 class Observation(Struct, frozen=True, kw_only=True):
@@ -110,13 +110,16 @@ class Executor(Protocol):
         """
         ...
 
-    async def poll(self, handle: str, offset: int) -> Observation:
-        """See what an attempt did since `offset`, and tell the node that it is supervised.
+    async def poll(self, handle: str, offset: int, *, wanted: bool = True) -> Observation:
+        """See what an attempt did since `offset`, and tell the node that it is supervised, also while this lasts.
 
         Files spoken of are staged out before the answer. Polling twice from one offset answers the same messages.
+        Of an attempt that is not `wanted` any more only a result is staged out, and no checkpoint: where it has left
+        none, the answer needs no storage.
 
         Raises:
             UnknownAttempt: see there.
+            OSError: staging out failed; asking again repeats the work.
         """
         ...
 

@@ -81,10 +81,10 @@ class LocalExecutor(Executor):
             raise
         return handle
 
-    async def poll(self, handle: str, offset: int) -> Observation:
+    async def poll(self, handle: str, offset: int, *, wanted: bool = True) -> Observation:
         """See `Executor.poll`."""
         try:
-            return await self._attempt(handle).observe(offset)
+            return await self._attempt(handle).observe(offset, wanted=wanted)
         except UnknownAttempt:
             self._attempts.pop(handle, None)
             raise

@@ -5,6 +5,8 @@ What is written here knows neither rows nor handles, so that any executor whose 
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -27,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 16_384
+BEATS = 4
+"""Signs of life in the time after which a trainer that gets none ends by itself."""
 
 _messages = msgspec.json.Decoder(TrainerMessage)
 
@@ -73,8 +77,8 @@ class NodeAttempt:
         finally:
             os.close(lock)
 
-    async def observe(self, offset: int) -> Observation:
-        """What happened since `offset`, with every file spoken of staged out. See `Executor.poll`.
+    async def observe(self, offset: int, *, wanted: bool = True) -> Observation:
+        """What happened since `offset`, with every file that is wanted staged out. See `Executor.poll`.
 
         Raises:
             UnknownAttempt: the run directory is gone.
@@ -88,7 +92,7 @@ class NodeAttempt:
         # Read after that look at the process: what a dead one wrote is all there.
         messages, offset = await asyncio.to_thread(read_messages, self.run.events, offset)
         plan = await asyncio.to_thread(self.run.read, self.run.plan, AttemptPlan)
-        checkpoints = await self._stage_out_checkpoints(plan, messages) if plan else ()
+        checkpoints = await self._stage_out_checkpoints(plan, messages) if plan and wanted else ()
         if alive:
             return Observation(messages=messages, offset=offset, checkpoints=checkpoints, liveness=Liveness.RUNNING)
         return Observation(
@@ -133,12 +137,29 @@ class NodeAttempt:
     async def _stage_out_checkpoints(
         self, plan: AttemptPlan, messages: tuple[TrainerMessage, ...]
     ) -> tuple[CheckpointRef, ...]:
-        refs = [
-            await stage_out_checkpoint(self._storage, self.run, message.step, plan.output_prefix)
-            for message in messages
-            if isinstance(message, CheckpointSaved)
-        ]
+        async with self._signs_of_life():
+            refs = [
+                await stage_out_checkpoint(self._storage, self.run, message.step, plan.output_prefix)
+                for message in messages
+                if isinstance(message, CheckpointSaved)
+            ]
         return tuple(ref for ref in refs if ref is not None)
+
+    @asynccontextmanager
+    async def _signs_of_life(self) -> AsyncGenerator[None]:
+        """Let a trainer know that it is supervised while a store takes its time."""
+        beating = asyncio.create_task(self._beat(), name=f"heartbeat {self.run.root}")
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.abandon_after / BEATS)
+            with suppress(OSError, UnknownAttempt):
+                await self._sign_of_life()
 
     async def _sign_of_life(self) -> None:
         await self._touch(self.run.heartbeat)

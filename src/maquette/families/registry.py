@@ -4,11 +4,16 @@ Other packages add families through the entry-point group `maquette.families`: t
 family's, and it loads a `FamilySpec`.
 """
 
+import logging
+
 from msgspec import Struct
 
 from maquette.core.basefolder import BaseLayout
 from maquette.core.registry import Registry
 from maquette.core.specs import FamilyDefaults
+
+# Not structlog: commands set up no logs, and its lines would be among their answers on stdout, not on stderr.
+log = logging.getLogger(__name__)
 
 
 class FamilySpec(Struct, frozen=True, kw_only=True):
@@ -49,5 +54,14 @@ def load_spec(name: str) -> FamilySpec:
 
 
 def layouts() -> dict[str, BaseLayout]:
-    """What the bases of every family look like, by the family's name."""
-    return {name: load_spec(name).layout for name in FAMILIES.names()}
+    """What the bases of every family look like, by the family's name; loads the specs of all.
+
+    A family that can't be loaded is logged and left out: others go on without it.
+    """
+    found: dict[str, BaseLayout] = {}
+    for name in FAMILIES.names():
+        try:
+            found[name] = load_spec(name).layout
+        except Exception:  # somebody else's module may raise anything
+            log.exception("the family %r can't be loaded and is left out", name)
+    return found

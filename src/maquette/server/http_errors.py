@@ -36,11 +36,18 @@ ERRORS = {
         400: "A field, a parameter or a picture breaks its rule.",
         403: "The API key or the upload address is not good.",
         404: "No such call, or no such task of this tenant.",
-        409: "The task's status does not allow it.",
+        409: "The task's status does not allow it, or a picture was uploaded anew or erased while a task took it.",
         503: "Database or storage can't be reached; try again shortly.",
     }.items()
 }
 """Every call's errors, for the API schema."""
+
+CREATING_ERRORS = ERRORS | {
+    422: ResponseSpec(
+        ErrorBody, description="The Idempotency-Key came with another request before.", generate_examples=False
+    )
+}
+"""Those of the calls that create, and take a key for it."""
 
 
 def answer(error: MaquetteError, headers: dict[str, str] | None = None) -> Response[ErrorBody]:

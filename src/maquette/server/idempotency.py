@@ -1,11 +1,12 @@
 """Creating at most once: a POST that is sent again under its `Idempotency-Key` gets its first answer."""
 
 import hashlib
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
+from litestar.params import HeaderParameter
 from msgspec import Struct
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +20,15 @@ Answer = TypeVar("Answer", bound=Struct)
 
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255
+
+Key = Annotated[
+    str | None,
+    HeaderParameter(
+        name=HEADER,
+        description="New for each thing to create: sent again under its key, a request gets its first answer.",
+        schema_extra={"minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[ -~]+$"},
+    ),
+]
 
 
 class Idempotency(Struct, frozen=True):
@@ -49,38 +59,27 @@ class Idempotency(Struct, frozen=True):
                 )
             )
         ).one_or_none()
-        if row is None:
-            return None
-        if row.fingerprint != self.fingerprint:
-            raise MaquetteError(
-                ErrorReason.IDEMPOTENCY_KEY_REUSED,
-                f"{HEADER}: this key came with another request before; take a new key for each thing to create",
-            )
-        return msgspec.convert(row.answer, kind)
+        return self._earlier(row, kind) if row else None
 
     async def claim(self, conn: AsyncConnection, kind: type[Answer]) -> Answer | None:
         """Take the key for this transaction, or answer as `answer` does where the request was served before.
 
         A repetition that arrives while the first request is being served waits here until that has committed, or
-        takes its place if it failed.
+        takes its place if it failed. The key's row stays locked until the transaction ends, so that it is not
+        forgotten meanwhile.
         """
         if self.key is None:
             return None
-        statement = (
-            insert(conn, idempotency_keys)
-            .values(
-                tenant_id=self.tenant_id,
-                key=self.key,
-                fingerprint=self.fingerprint,
-                answer={},
-                created_at=now_sql(conn),
-            )
-            .on_conflict_do_nothing()
-            .returning(idempotency_keys.c.key)
+        statement = insert(conn, idempotency_keys).values(
+            tenant_id=self.tenant_id, key=self.key, fingerprint=self.fingerprint, answer={}, created_at=now_sql(conn)
         )
-        if (await conn.execute(statement)).one_or_none():
-            return None
-        return await self.answer(conn, kind)
+        # Setting the key to itself changes nothing; it locks the row that is there and answers what it holds.
+        statement = statement.on_conflict_do_update(
+            index_elements=[idempotency_keys.c.tenant_id, idempotency_keys.c.key],
+            set_={"key": statement.excluded.key},
+        ).returning(idempotency_keys.c.fingerprint, idempotency_keys.c.answer)
+        row = (await conn.execute(statement)).one()
+        return self._earlier(row, kind) if row.answer else None
 
     async def remember(self, conn: AsyncConnection, answer: Struct) -> None:
         """Store the answer, in the transaction that claimed the key and created what it speaks of."""
@@ -92,9 +91,25 @@ class Idempotency(Struct, frozen=True):
             .values(answer=msgspec.to_builtins(answer))
         )
 
+    def _earlier(self, row: Any, kind: type[Answer]) -> Answer:
+        """The answer in a key's row, if that is this request's."""
+        if row.fingerprint != self.fingerprint:
+            raise MaquetteError(
+                ErrorReason.IDEMPOTENCY_KEY_REUSED,
+                f"{HEADER}: this key came with another request before; take a new key for each thing to create",
+            )
+        return msgspec.convert(row.answer, kind)
 
-async def idempotency_of(request: Request[str, Any, Any], tenant_id: NamedDependency[str]) -> Idempotency:
+
+async def idempotency_of(
+    request: Request[str, Any, Any],
+    tenant_id: NamedDependency[str],
+    declared: Key = None,  # noqa: ARG001
+) -> Idempotency:
     """The creating request at hand.
+
+    `declared` puts the header into the schema. The key is read from the request itself, since the framework takes the
+    word null for None.
 
     Raises:
         InvalidRequest: its key can't be used.

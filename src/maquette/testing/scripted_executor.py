@@ -244,13 +244,13 @@ class ScriptedExecutor(Executor):
                 self.node.attempts[handle] = ScriptedAttempt(self.node, plan, first_step)
         return handle
 
-    async def poll(self, handle: str, offset: int) -> Observation:
+    async def poll(self, handle: str, offset: int, *, wanted: bool = True) -> Observation:
         """See `Executor.poll`."""
         attempt = self._attempt(handle)
         alive = attempt.alive
         messages, offset = attempt.messages_from(offset)
         saved = [message.step for message in messages if isinstance(message, CheckpointSaved)]
-        checkpoints = [await self._stage_out_checkpoint(attempt, step) for step in saved]
+        checkpoints = [await self._stage_out_checkpoint(attempt, step) for step in saved if wanted]
         if alive:
             return Observation(
                 messages=messages, offset=offset, checkpoints=tuple(checkpoints), liveness=Liveness.RUNNING

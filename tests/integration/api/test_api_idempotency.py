@@ -5,10 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from maquette.db.engine import Database
-from maquette.server.idempotency import forget_old_keys
+from maquette.db.tables import idempotency_keys
+from maquette.server.idempotency import Idempotency, forget_old_keys
+from maquette.server.training.schemas import CreatedTask
 from maquette.testing.api import Api, Traces, reason
+from maquette.testing.factories import SHA256, make_tenant
 
 KEY = {"Idempotency-Key": "5f0c"}
 
@@ -91,6 +95,25 @@ async def test_a_forgotten_key_creates_anew(api: Api, database: Database) -> Non
     async with database.write() as conn:
         await forget_old_keys(conn, age=0.0)
     assert (await create(api, asked)).content != first.content
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_key_is_not_forgotten_while_a_request_holds_it(database: Database) -> None:
+    """SQLite has one writer at a time."""
+    async with database.write() as conn:
+        once = Idempotency(await make_tenant(conn), "5f0c", SHA256)
+        assert await once.claim(conn, CreatedTask) is None
+        await once.remember(conn, CreatedTask("first"))
+    async with database.write() as conn, database.write() as sweeper:
+        assert await once.claim(conn, CreatedTask) == CreatedTask("first")
+        free = select(idempotency_keys.c.key).with_for_update(skip_locked=True)
+        assert (await sweeper.execute(free)).all() == []
+
+
+async def test_null_is_a_key(api: Api) -> None:
+    asked, key = {"file_extension": "png"}, {"Idempotency-Key": "null"}
+    first, again = [await api.http.post("/v3/assets/training_dataset", json=asked, headers=key) for _ in range(2)]
+    assert first.content == again.content
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there"])

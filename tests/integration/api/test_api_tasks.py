@@ -205,6 +205,14 @@ async def test_cancelling_what_trains_is_a_request(api: Api, database: Database,
     assert page["events"][-1]["kind"] == "cancel_requested"
 
 
+async def test_cancels_at_the_same_moment_are_one_request(api: Api, database: Database, traces: Traces) -> None:
+    task_id = await make(database, status=TaskStatus.TRAINING)
+    before = await traces.count()
+    answers = await asyncio.gather(*(api.http.post(f"/v3/training/{task_id}/cancel") for _ in range(5)))
+    assert [answer.json() for answer in answers] == [{"task_id": task_id, "task_status": "TRAINING"}] * 5
+    assert (await traces.count())["events"] == before["events"] + 1
+
+
 @pytest.mark.parametrize("status", [TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELED])
 async def test_cancelling_what_has_ended_changes_nothing(
     api: Api, database: Database, traces: Traces, status: TaskStatus

@@ -82,6 +82,21 @@ def test_a_folder_becomes_a_file(run: Run, play: Play, folder: Path, tmp_path: P
     ]
 
 
+def test_the_captions_that_were_checked_are_sent(run: Run, play: Play, folder: Path) -> None:
+    server = Training()
+    caption = folder / "a.txt"
+    caption.write_text("a cat")
+
+    def overwrite(request: httpx.Request) -> httpx.Response:
+        caption.write_bytes(b"\xff")
+        return server(request)
+
+    play(overwrite)
+    ended = run("train", folder, *OPTIONS, "--detach")
+    assert ended.code == 0, ended.err
+    assert [item.get("caption") for item in server.body["image_dataset_items"]] == ["a cat", None]
+
+
 def test_json_is_the_task_and_where_its_file_is(run: Run, play: Play, folder: Path, tmp_path: Path) -> None:
     play(Training())
     ended = run("train", folder, *OPTIONS, "--output", tmp_path, "--json")

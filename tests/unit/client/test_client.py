@@ -106,9 +106,10 @@ def test_reading_outlives_a_server_that_is_away(
     client: Client, server: Server, said: list[str], away: int | type[httpx.TransportError]
 ) -> None:
     problem = httpx.Response(away, text="<html>") if isinstance(away, int) else away
-    server.answers = [problem, httpx.ConnectError, empty()]
-    assert list(client.tasks()) == []
-    assert len(server.seen) == 3
+    server.answers = [empty(), problem, httpx.ConnectError, empty()]
+    for _ in range(2):
+        assert list(client.tasks()) == []
+    assert len(server.seen) == 4
     (words,) = said
     assert words.startswith(f"waiting for {URL} (")
 
@@ -120,14 +121,24 @@ def test_each_time_away_is_told_once(client: Client, server: Server, said: list[
     assert len(said) == 2
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ConnectTimeout])
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_server_that_only_begins_is_waited_for(client: Client, server: Server, said: list[str], status: int) -> None:
+    server.answers = [httpx.Response(status), httpx.ReadError, empty()]
+    assert list(client.tasks()) == []
+    assert said == [f"waiting for {URL} (it answers {status})"]
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError]
+)
 def test_where_nothing_ever_answered_nobody_waits(
     client: Client, server: Server, said: list[str], error: type[httpx.TransportError]
 ) -> None:
-    server.answers = [error, empty()]
-    with pytest.raises(MaquetteError, match=rf"nothing answers at {URL} \(gone\).*MAQUETTE_URL"):
-        client.raw_task(TASK_ID)
-    assert (len(server.seen), said) == (1, [])
+    server.answers = [error, error, empty()]
+    for number in (1, 2):
+        with pytest.raises(MaquetteError, match=rf"nothing answers at {URL} \(gone\).*MAQUETTE_URL"):
+            client.raw_task(TASK_ID)
+        assert (len(server.seen), said) == (number, [])
 
 
 def test_a_port_where_nobody_listens_is_an_error_at_once(said: list[str]) -> None:
@@ -183,13 +194,15 @@ def test_a_training_whose_answer_was_lost_is_asked_for_again_under_the_same_key(
 ) -> None:
     lost = httpx.Response(away) if isinstance(away, int) else away
     created = httpx.Response(200, json={"task_id": TASK_ID})
-    server.answers = [lost, lost, created, created]
+    server.answers = [empty(), lost, lost, created, created]
+    assert list(client.tasks()) == []
     assert train(client) == TASK_ID
     train(client)
-    first, again, last, another = (request.headers["Idempotency-Key"] for request in server.seen)
+    _, *posts = server.seen
+    first, again, last, another = (request.headers["Idempotency-Key"] for request in posts)
     assert first == again == last != another
     assert len(first) == 32
-    assert server.seen[0].content == server.seen[2].content
+    assert posts[0].content == posts[2].content
 
 
 @pytest.mark.parametrize("status", [400, 409, 422, 429, 500])
@@ -206,9 +219,11 @@ def test_an_upload_goes_on_after_lost_answers_and_shows_nobody_the_key(
     picture = tmp_path / "cat.png"
     picture.write_bytes(b"bytes")
     asset = httpx.Response(200, json=ASSET)
-    server.answers = [httpx.ReadError, asset, httpx.WriteError, httpx.Response(503), httpx.Response(200)]
-    assert client.upload(picture) == "9b1f"
-    asked, again, *sent = server.seen
+    server.answers = [asset, httpx.Response(200)]
+    server.answers += [httpx.ReadError, asset, httpx.WriteError, httpx.Response(503), httpx.Response(200)]
+    for _ in range(2):
+        assert client.upload(picture) == "9b1f"
+    asked, again, *sent = server.seen[2:]
     assert asked.headers["Idempotency-Key"] == again.headers["Idempotency-Key"]
     assert [(request.method, str(request.url), request.content) for request in sent] == [
         ("PUT", ASSET["upload_url"], b"bytes")
@@ -225,12 +240,13 @@ def test_a_refused_picture_is_named(client: Client, server: Server, tmp_path: Pa
     assert caught.value.reason is ErrorReason.INVALID_IMAGE_FORMAT
 
 
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.RemoteProtocolError])
 @pytest.mark.parametrize("url", ["http://uploads.test/a", "http://uploads.test:99999/a", "nonsense"])
 def test_an_upload_address_that_leads_nowhere_is_an_error_at_once(
-    client: Client, server: Server, tmp_path: Path, url: str
+    client: Client, server: Server, tmp_path: Path, url: str, error: type[httpx.TransportError]
 ) -> None:
     (tmp_path / "cat.png").touch()
-    server.answers = [httpx.Response(200, json=ASSET | {"upload_url": url}), httpx.ConnectError]
+    server.answers = [httpx.Response(200, json=ASSET | {"upload_url": url}), error]
     with pytest.raises(MaquetteError, match=r"MAQUETTE_PUBLIC_URL|upload_url"):
         client.upload(tmp_path / "cat.png")
 
@@ -261,7 +277,8 @@ def test_a_server_that_stays_away_is_an_error_in_the_end(
     client: Client, server: Server, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", -1.0)
-    server.answers = [answer]
+    server.answers = [empty(), answer]
+    assert list(client.tasks()) == []
     with pytest.raises(MaquetteError, match="can't be reached"):
         client.raw_task(TASK_ID)
 

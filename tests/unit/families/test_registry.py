@@ -57,6 +57,22 @@ def test_a_package_may_bring_a_family(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load_spec("brought").name == "brought"
 
 
+@pytest.mark.parametrize("source", ["import no_such_module", "1 / 0", "", "BROUGHT = 1"])
+def test_a_family_that_can_not_be_loaded_is_logged_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    ours = FAMILIES.names()
+    install(tmp_path, "other")
+    (tmp_path / "brought.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "brought", raising=False)
+    assert list(layouts()) == ours
+    assert FAMILIES.names() == [*ours, "other"]
+    (record,) = caplog.records
+    assert record.getMessage() == "the family 'other' can't be loaded and is left out"
+    assert record.exc_info
+
+
 def test_a_package_may_not_replace_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "sd15")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,6 +1,6 @@
 import pytest
 
-from maquette.server.loops.base import pause_after
+from maquette.server.loops.pauses import pause_after
 
 
 @pytest.mark.parametrize(

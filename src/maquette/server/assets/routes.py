@@ -12,14 +12,14 @@ from maquette.db.engine import Database
 from maquette.db.now import now
 from maquette.server.assets import service
 from maquette.server.assets.schemas import HeaderValues, UploadAddress, UploadBody, UploadRequest
-from maquette.server.http_errors import ERRORS
+from maquette.server.http_errors import CREATING_ERRORS, ERRORS
 from maquette.server.idempotency import Idempotency
 from maquette.server.settings import Settings
 from maquette.server.signing import Signer
 from maquette.storage.base import Storage
 
 
-@post("/assets/training_dataset", dto=UploadBody, return_dto=None, status_code=200, responses=ERRORS)
+@post("/assets/training_dataset", dto=UploadBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
 async def create_asset(
     request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import Reason, TaskStatus
@@ -21,8 +21,6 @@ from maquette.executors.base import AttemptPlan, CheckpointRef
 
 KEEP_CHECKPOINTS = 2
 
-_CANCEL_REQUESTED = tasks.c.cancel_requested_at.is_not(None)
-
 
 class QueuedTask(Struct, frozen=True, kw_only=True):
     """A task that waits for an attempt."""
@@ -30,7 +28,6 @@ class QueuedTask(Struct, frozen=True, kw_only=True):
     id: str
     tenant_id: str
     fence: int
-    cancel_requested: bool
 
 
 class OpenAttempt(Struct, frozen=True, kw_only=True):
@@ -48,20 +45,24 @@ class OpenAttempt(Struct, frozen=True, kw_only=True):
     cancel_requested: bool
     age: float
 
+    def unwanted(self, deadline: float) -> bool:
+        """Whether the task is to end without another attempt: cancelled, or older than `deadline` seconds."""
+        return self.cancel_requested or self.age > deadline
+
 
 async def dispatchable(conn: AsyncConnection, limit: int) -> list[QueuedTask]:
     """Queued tasks whose back-off is over, oldest first."""
     return await _queued(conn, tasks.c.not_before <= now_sql(conn), limit=limit)
 
 
-async def waiting_in_vain(conn: AsyncConnection, deadline: float, limit: int) -> list[QueuedTask]:
-    """Queued tasks that are not to be dispatched any more: cancelled, or created more than `deadline` seconds ago."""
-    return await _queued(conn, or_(_CANCEL_REQUESTED, _age(conn) > deadline), limit=limit)
+async def overdue(conn: AsyncConnection, deadline: float, limit: int) -> list[QueuedTask]:
+    """Queued tasks that were created more than `deadline` seconds ago, oldest first."""
+    return await _queued(conn, _age(conn) > deadline, limit=limit)
 
 
 async def _queued(conn: AsyncConnection, condition: ColumnElement[bool], *, limit: int) -> list[QueuedTask]:
     rows = await conn.execute(
-        select(tasks.c.id, tasks.c.tenant_id, tasks.c.fence, _CANCEL_REQUESTED.label("cancel_requested"))
+        select(tasks.c.id, tasks.c.tenant_id, tasks.c.fence)
         .where(tasks.c.status == TaskStatus.QUEUING, condition)
         .order_by(tasks.c.created_at, tasks.c.id)
         .limit(limit)
@@ -146,7 +147,7 @@ async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list
             attempts.c.message_offset,
             attempts.c.reason,
             attempts.c.message,
-            _CANCEL_REQUESTED.label("cancel_requested"),
+            tasks.c.cancel_requested_at.is_not(None).label("cancel_requested"),
             _age(conn).label("age"),
         )
         .join_from(attempts, tasks, tasks.c.id == attempts.c.task_id)
@@ -156,14 +157,13 @@ async def _open(conn: AsyncConnection, *conditions: ColumnElement[bool]) -> list
     return [msgspec.convert(row, OpenAttempt) for row in rows.mappings()]
 
 
-async def needed_handles(conn: AsyncConnection, node_id: str, handles: Sequence[str]) -> set[str]:
-    """Those of a node's handles that an open attempt has, whoever supervises it."""
+async def known_handles(conn: AsyncConnection, node_id: str, handles: Sequence[str]) -> dict[str, bool]:
+    """Those of a node's handles that this database has an attempt of, each with whether it has ended."""
+    ended = attempts.c.ended_at.is_not(None).label("ended")
     rows = await conn.execute(
-        select(attempts.c.handle).where(
-            attempts.c.node_id == node_id, attempts.c.handle.in_(handles), attempts.c.ended_at.is_(None)
-        )
+        select(attempts.c.handle, ended).where(attempts.c.node_id == node_id, attempts.c.handle.in_(handles))
     )
-    return set(rows.scalars())
+    return {row.handle: row.ended for row in rows}
 
 
 async def take_over(conn: AsyncConnection, node_id: str, supervisor: str, lease: float) -> int:

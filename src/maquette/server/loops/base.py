@@ -7,11 +7,9 @@ from typing import Any
 import structlog
 
 from maquette.server.loops.errands import Errands
+from maquette.server.loops.pauses import pause_after
 
 log: Any = structlog.get_logger()
-
-LONGEST_BACK_OFF = 30.0
-MOST_DOUBLINGS = 16
 
 
 class Loop(ABC):
@@ -19,12 +17,18 @@ class Loop(ABC):
 
     A turn works in three breaths: load (short transaction), process (none open), apply (short, guarded). A turn
     that raises is logged and tried again after a growing pause; the loop never dies of it. What may take long is no
-    part of a turn: a turn begins it as an errand, and later turns leave it alone while it lasts.
+    part of a turn: a turn begins it as an errand, and later turns leave it alone while it lasts, and for a growing
+    pause where it failed.
+
+    Attributes:
+        cut_off: errands that stopping does not wait for.
     """
+
+    cut_off: tuple[str, ...] = ()
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
-        self.errands = Errands()
+        self.errands = Errands(interval)
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -48,6 +52,8 @@ class Loop(ABC):
         try:
             if self._task:
                 await self._task
+            for name in self.cut_off:
+                self.errands.cancel(name)
             await self.errands.finish()
         finally:
             await self.errands.abandon()
@@ -69,8 +75,3 @@ class Loop(ABC):
         except TimeoutError:
             return
         self._wake.clear()
-
-
-def pause_after(interval: float, failures: int) -> float:
-    """Seconds until the next turn: the interval, doubled for each turn that failed in a row, up to half a minute."""
-    return max(interval, min(interval * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACK_OFF))

@@ -1,7 +1,8 @@
 """How an attempt ends: its own row, its task's next status and its device, in one transaction.
 
 The caller names its right to the attempt (`attempts.supervised_by`, `attempts.orphaned`), and loses where that is gone
-or the attempt has ended: None is the answer then, and nothing is written.
+or the attempt has ended: None is the answer then, and nothing is written. It is the answer too where the attempt ends
+and the task was not its to move.
 """
 
 from sqlalchemy import ColumnElement
@@ -13,6 +14,7 @@ from maquette.db.move import move_task
 from maquette.db.now import now_sql
 from maquette.server.loops import attempts
 from maquette.server.loops.attempts import OpenAttempt
+from maquette.server.loops.pauses import MOST_DOUBLINGS
 from maquette.server.models import service as models
 
 FIRST_BACK_OFF = 1.0
@@ -49,7 +51,7 @@ async def with_model(
             sha256=manifest.weights.sha256,
         )
     await attempts.free_device(conn, attempt)
-    return TaskStatus.SUCCESS
+    return TaskStatus.SUCCESS if moved else None
 
 
 async def without_result(
@@ -69,7 +71,7 @@ async def without_result(
 async def _retry_or_fail(
     conn: AsyncConnection, attempt: OpenAttempt, reason: Reason, message: str
 ) -> TaskStatus | None:
-    """Move the task on, or answer None where its owner has asked to cancel it."""
+    """Move the task on, or answer None where that was refused: its owner has asked to cancel it, or it is elsewhere."""
     failure = FAILURES[reason]
     count = await attempts.count_fruitless(conn, attempt.task_id, reason)
     retried = failure.retries_after(count)
@@ -88,9 +90,8 @@ async def _retry_or_fail(
     return status if moved else None
 
 
-async def _cancel(conn: AsyncConnection, attempt: OpenAttempt) -> TaskStatus:
-    await attempts.correct_reason(conn, attempt, Reason.CANCELED)
-    await move_task(
+async def _cancel(conn: AsyncConnection, attempt: OpenAttempt) -> TaskStatus | None:
+    moved = await move_task(
         conn,
         attempt.tenant_id,
         attempt.task_id,
@@ -100,9 +101,12 @@ async def _cancel(conn: AsyncConnection, attempt: OpenAttempt) -> TaskStatus:
         fence=attempt.fence,
         values={"eta_seconds": 0},
     )
+    if moved is None:
+        return None
+    await attempts.correct_reason(conn, attempt, Reason.CANCELED)
     return TaskStatus.CANCELED
 
 
 def back_off(count: int) -> float:
     """Seconds before the next attempt: 1, 2, 4, … up to a minute, by how many in a row got nowhere."""
-    return min(FIRST_BACK_OFF * 2 ** max(count - 1, 0), LONGEST_BACK_OFF)
+    return min(FIRST_BACK_OFF * 2.0 ** min(max(count - 1, 0), MOST_DOUBLINGS), LONGEST_BACK_OFF)

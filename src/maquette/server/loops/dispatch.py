@@ -20,14 +20,17 @@ from maquette.storage.base import StorageFailed
 log: Any = structlog.get_logger()
 
 ENDED_A_TURN = 100
+LAUNCH_TRIES = 5
+"""How often in a row the storage may fail a launch before its device goes to others, about a quarter of a minute."""
 
 
 class DispatchLoop(Loop):
     """Gives each free device the oldest task that is due, then launches what was dispatched.
 
-    The dispatch commit names the attempt's handle, and nothing is launched before it: whatever a node holds has a row,
-    and what no open attempt names may be erased. A crash after the commit leaves an attempt that is not launched. The
-    next turn, maybe of the next server, launches it again: launching is idempotent by (task, fence).
+    The dispatch commit names the attempt's handle, and nothing is launched before it: whatever a node holds has a row
+    in some database, and what a row of this one says has ended may be erased. A crash after the commit leaves an
+    attempt that is not launched. The next turn, maybe of the next server, launches it again: launching is idempotent
+    by (task, fence).
     """
 
     def __init__(
@@ -48,28 +51,28 @@ class DispatchLoop(Loop):
         self._task_deadline = task_deadline
 
     async def turn(self) -> None:
-        """One round: end what waits in vain, dispatch, then launch."""
+        """One round: end what has waited too long, dispatch, then launch."""
         await self._lease.keep()
         if not self._lease.trusted:
             return
-        await self._end_what_waits_in_vain()
+        await self._end_overdue()
         await self._dispatch()
         await self._launch_what_was_dispatched()
 
-    async def _end_what_waits_in_vain(self) -> None:
+    async def _end_overdue(self) -> None:
         async with self._database.read() as conn:
-            ended = await attempts.waiting_in_vain(conn, self._task_deadline, limit=ENDED_A_TURN)
-        for task in ended:
-            if task.cancel_requested:
-                await self._end(task, TaskStatus.CANCELED, Reason.CANCELED, "")
-            else:
-                await self._end(task, TaskStatus.FAILED, Reason.TIMED_OUT, FAILURES[Reason.TIMED_OUT].words)
-
-    async def _end(self, task: QueuedTask, status: TaskStatus, reason: Reason, message: str) -> None:
-        async with self._lease.write() as conn:
-            await move_task(
-                conn, task.tenant_id, task.id, source=TaskStatus.QUEUING, to=status, reason=reason, message=message
-            )
+            overdue = await attempts.overdue(conn, self._task_deadline, limit=ENDED_A_TURN)
+        for task in overdue:
+            async with self._lease.write() as conn:
+                await move_task(
+                    conn,
+                    task.tenant_id,
+                    task.id,
+                    source=TaskStatus.QUEUING,
+                    to=TaskStatus.FAILED,
+                    reason=Reason.TIMED_OUT,
+                    message=FAILURES[Reason.TIMED_OUT].words,
+                )
 
     async def _dispatch(self) -> None:
         async with self._database.read() as conn:
@@ -116,8 +119,8 @@ class DispatchLoop(Loop):
 
         Not this turn, since that launch may have come to its end before it heard of it.
         """
-        launch = f"launch {attempt.handle}"
-        unwanted = attempt.cancel_requested or attempt.age > self._task_deadline
+        launch = launch_name(attempt)
+        unwanted = attempt.unwanted(self._task_deadline)
         if launch in under_way:
             if unwanted:
                 self.errands.cancel(launch)
@@ -142,8 +145,11 @@ class DispatchLoop(Loop):
         try:
             await self._executor.launch(plan)
         except StorageFailed as error:
-            # Not the task's fault and not the node's: it waits for the storage, and no attempt is spent on that.
+            # It may be back in a moment. After that others get the device, whose objects the store may well read.
+            if self.errands.failures(launch_name(attempt)) + 1 < LAUNCH_TRIES:
+                raise
             log.warning("attempt.storage_away", task=attempt.task_id, fence=attempt.fence, error=str(error))
+            await self._give_up(attempt, Reason.STORAGE_AWAY, "")
         except OSError as error:
             log.warning("attempt.launch_failed", task=attempt.task_id, fence=attempt.fence, error=str(error))
             full = error.errno == errno.ENOSPC
@@ -156,8 +162,8 @@ class DispatchLoop(Loop):
             right = attempts.supervised_by(self._lease.supervisor)
             if await attempts.store_launched(conn, attempt, right):
                 return
-            needed = await attempts.needed_handles(conn, self._executor.node_id, [attempt.handle])
-        if not needed:
+            known = await attempts.known_handles(conn, self._executor.node_id, [attempt.handle])
+        if known[attempt.handle]:
             log.warning("attempt.launched_too_late", task=attempt.task_id, fence=attempt.fence)
             await self._executor.erase(attempt.handle)
 
@@ -168,3 +174,8 @@ class DispatchLoop(Loop):
             right = attempts.supervised_by(self._lease.supervisor)
             await conclude.without_result(conn, attempt, reason, message, right=right)
         self.wake()
+
+
+def launch_name(attempt: OpenAttempt) -> str:
+    """The errand that launches an attempt."""
+    return f"launch {attempt.handle}"

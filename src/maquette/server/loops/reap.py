@@ -16,17 +16,20 @@ from maquette.server.loops.sweep import UploadSweep
 
 log: Any = structlog.get_logger()
 
+SWEEP = "sweep uploads"
 SWEEP_SECONDS = 3600.0
 """Between two sweeps of the uploads, which look at every one of their objects."""
 
 
 class ReapLoop(Loop):
-    """Ends attempts whose supervisor is long gone; erases run directories of no open attempt, uploads nobody needs,
-    and keys of creating requests that are too old.
+    """Ends attempts whose supervisor is long gone; erases run directories of ended attempts, uploads nobody needs,
+    and keys of creating requests that are too old. Each is an errand: none waits for another, or fails with it.
 
     An attempt is orphaned when its lease ended more than `orphan_after` seconds ago. By then its trainer has ended
     by itself, for want of a supervisor's heartbeat, so a new attempt can't meet the old one.
     """
+
+    cut_off = (SWEEP,)
 
     def __init__(
         self,
@@ -47,18 +50,18 @@ class ReapLoop(Loop):
         self._swept_at = float("-inf")
         self._orphan_after = orphan_after
         self._idempotency_ttl = idempotency_ttl
+        self._left_alone: frozenset[str] = frozenset()
 
     async def turn(self) -> None:
         """One round."""
         await self._lease.keep()
         if not self._lease.trusted:
             return
-        await self._end_orphans()
-        await self._erase_leftovers()
-        async with self._database.write() as conn:
-            await forget_old_keys(conn, self._idempotency_ttl)
+        self.errands.begin("end orphans", self._end_orphans)
+        self.errands.begin("erase leftovers", self._erase_leftovers)
+        self.errands.begin("forget old keys", self._forget_old_keys)
         if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
-            self.errands.begin("sweep uploads", self._sweep_uploads)
+            self.errands.begin(SWEEP, self._sweep_uploads)
 
     async def _end_orphans(self) -> None:
         async with self._database.read() as conn:
@@ -75,16 +78,26 @@ class ReapLoop(Loop):
                 )
 
     async def _erase_leftovers(self) -> None:
-        """Erase what no open attempt names, and end what should still run there.
+        """Erase what ended attempts have left, and end what should still run there.
 
-        The node is asked before the rows: whatever it holds was launched after its row was committed.
+        What has no row here was launched from another database, where it may be in training.
         """
         found = await self._executor.adopt()
         async with self._database.read() as conn:
-            needed = await attempts.needed_handles(conn, self._executor.node_id, found)
-        for handle in found:
-            if handle not in needed:
+            known = await attempts.known_handles(conn, self._executor.node_id, found)
+        self._leave_alone(frozenset(found) - known.keys())
+        for handle, ended in known.items():
+            if ended:
                 await self._executor.erase(handle)
+
+    def _leave_alone(self, unknown: frozenset[str]) -> None:
+        for handle in sorted(unknown - self._left_alone):
+            log.warning("attempt.of_another_database", node=self._executor.node_id, handle=handle)
+        self._left_alone = unknown
+
+    async def _forget_old_keys(self) -> None:
+        async with self._database.write() as conn:
+            await forget_old_keys(conn, self._idempotency_ttl)
 
     async def _sweep_uploads(self) -> None:
         started = time.monotonic()

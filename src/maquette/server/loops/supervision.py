@@ -10,6 +10,7 @@ from maquette.db.engine import Database
 from maquette.executors.base import Executor
 from maquette.server.loops.base import Loop
 from maquette.server.loops.dispatch import DispatchLoop
+from maquette.server.loops.lapse import LapseLoop
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.reap import ReapLoop
 from maquette.server.loops.sweep import UploadSweep
@@ -61,7 +62,8 @@ class Supervision:
             orphan_after=settings.abandon_after + ORPHAN_MARGIN,
             idempotency_ttl=settings.idempotency_ttl,
         )
-        self._loops: tuple[Loop, ...] = (dispatch, watch, reap)
+        lapse = LapseLoop(self.lease, (dispatch, watch), interval=settings.loop_interval)
+        self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse)
 
     async def start(self) -> None:
         """Become the supervisor of this node's attempts, before anything new is dispatched; then start turning.

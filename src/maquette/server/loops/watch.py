@@ -83,7 +83,7 @@ class WatchLoop(Loop):
                 self._see_to(attempt, under_way)
 
     def _see_to(self, attempt: OpenAttempt, under_way: Set[str]) -> None:
-        if attempt.cancel_requested or attempt.age > self._task_deadline:
+        if attempt.unwanted(self._task_deadline):
             stop = partial(self._executor.stop, attempt.handle, self._stop_grace)
             self.errands.begin(f"stop {attempt.handle}", stop)
         observation = f"observe {attempt.handle}"
@@ -92,7 +92,8 @@ class WatchLoop(Loop):
 
     async def _observe(self, attempt: OpenAttempt) -> None:
         try:
-            seen = await self._executor.poll(attempt.handle, attempt.message_offset)
+            wanted = not attempt.unwanted(self._task_deadline)
+            seen = await self._executor.poll(attempt.handle, attempt.message_offset, wanted=wanted)
         except UnknownAttempt:
             await self._conclude(attempt, Ending(None, Reason.WORKER_LOST, "Its node no longer knows the run."))
             return

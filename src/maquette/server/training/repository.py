@@ -154,21 +154,26 @@ async def add_dataset(conn: AsyncConnection, tenant_id: str, items: Sequence[Dat
     return dataset_id
 
 
-async def request_cancel(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskStatus | None:
-    """Store that the owner wants a task to end; answers its status, or None where it has ended or does not exist.
+class CancelRequest(Struct, frozen=True):
+    """What a request to cancel found: the task's status, and whether nobody had asked before."""
+
+    status: TaskStatus
+    is_first: bool
+
+
+async def request_cancel(conn: AsyncConnection, tenant_id: str, task_id: str) -> CancelRequest | None:
+    """Store that the owner wants a task to end; answers what was found, None where it has ended or does not exist.
 
     The row stays locked until the transaction ends, so that status still holds for what follows. Asking again keeps
     the first moment.
     """
-    statement = (
-        update(tasks)
-        .where(
-            tasks.c.tenant_id == tenant_id,
-            tasks.c.id == task_id,
-            tasks.c.status.in_([TaskStatus.QUEUING, TaskStatus.TRAINING]),
-        )
-        .values(cancel_requested_at=func.coalesce(tasks.c.cancel_requested_at, now_sql(conn)))
-        .returning(tasks.c.status)
-    )
-    status = (await conn.execute(statement)).scalar_one_or_none()
-    return TaskStatus(status) if status else None
+    this = and_(tasks.c.tenant_id == tenant_id, tasks.c.id == task_id)
+    live = tasks.c.status.in_([TaskStatus.QUEUING, TaskStatus.TRAINING])
+    query = select(tasks.c.status, tasks.c.cancel_requested_at).where(this, live).with_for_update()
+    row = (await conn.execute(query)).one_or_none()
+    if row is None:
+        return None
+    is_first = row.cancel_requested_at is None
+    if is_first:
+        await conn.execute(update(tasks).where(this).values(cancel_requested_at=now_sql(conn)))
+    return CancelRequest(TaskStatus(row.status), is_first)

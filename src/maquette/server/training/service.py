@@ -1,11 +1,10 @@
 """Training tasks as their owner sees them. Nobody else's tasks exist here: a foreign id reads like an unknown one."""
 
-import re
-
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
+from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
 from maquette.core.specs import TaskType
 from maquette.db.events import append_event, list_events
@@ -31,8 +30,6 @@ from maquette.server.training.schemas import (
     TrainingStatus,
 )
 
-_TASK_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
 
 async def find(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskRecord:
     """The tenant's task.
@@ -40,7 +37,7 @@ async def find(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskRecor
     Raises:
         TaskNotFound: the id is malformed, unknown or somebody else's.
     """
-    task = await repository.find(conn, tenant_id, task_id) if _TASK_ID.fullmatch(task_id) else None
+    task = await repository.find(conn, tenant_id, task_id) if is_task_id(task_id) else None
     if task is None:
         raise TaskNotFound
     return task
@@ -149,16 +146,16 @@ async def cancel(conn: AsyncConnection, tenant_id: str, task_id: str) -> CancelA
     Raises:
         TaskNotFound: see `find`.
     """
-    task = await find(conn, tenant_id, task_id)
-    current = await repository.request_cancel(conn, tenant_id, task_id)
-    if current is None:
+    await find(conn, tenant_id, task_id)
+    found = await repository.request_cancel(conn, tenant_id, task_id)
+    if found is None:
         return CancelAnswer(task_id, (await find(conn, tenant_id, task_id)).status)
-    if current is TaskStatus.QUEUING:
-        await move_task(conn, tenant_id, task_id, source=current, to=TaskStatus.CANCELED, reason=Reason.CANCELED)
+    if found.status is TaskStatus.QUEUING:
+        await move_task(conn, tenant_id, task_id, source=found.status, to=TaskStatus.CANCELED, reason=Reason.CANCELED)
         return CancelAnswer(task_id, TaskStatus.CANCELED)
-    if task.cancel_requested_at is None:
+    if found.is_first:
         await append_event(conn, tenant_id=tenant_id, task_id=task_id, kind="cancel_requested", data={})
-    return CancelAnswer(task_id, current)
+    return CancelAnswer(task_id, found.status)
 
 
 async def events(conn: AsyncConnection, tenant_id: str, task_id: str, *, after: int, limit: int) -> EventPage:

@@ -107,6 +107,25 @@ async def test_a_database_that_starts_up_is_a_503(
         assert reason(await Api(app, "no key").http.get("/starting")) == (503, "SERVICE_UNAVAILABLE")
 
 
+def headers_of(call: dict[str, Any]) -> set[str]:
+    return {parameter["name"] for parameter in call.get("parameters", []) if parameter["in"] == "header"}
+
+
+def test_the_creating_calls_and_no_others_take_a_key(app: Litestar) -> None:
+    calls = app.openapi_schema.to_schema()["paths"]
+    taking = {(method, path) for path, ways in calls.items() for method, call in ways.items() if headers_of(call)}
+    assert taking == {
+        ("post", "/v3/assets/training_dataset"),
+        ("post", "/v3/training/subject"),
+        ("post", "/v3/training/style"),
+    }
+    (key,) = calls["/v3/training/subject"]["post"]["parameters"]
+    assert (key["name"], key["in"], key["required"]) == ("Idempotency-Key", "header", False)
+    assert key["description"]
+    assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
+    assert "default" not in key["schema"]
+
+
 async def test_every_documented_answer_names_the_envelope(app: Litestar) -> None:
     schema: dict[str, Any] = app.openapi_schema.to_schema()
     envelope = {"$ref": "#/components/schemas/ErrorBody"}
@@ -118,4 +137,5 @@ async def test_every_documented_answer_names_the_envelope(app: Litestar) -> None
         assert call["security"] == [{"api-key": []}], path
         for status in ("400", "403", "404", "503"):
             assert call["responses"][status]["content"]["application/json"]["schema"] == envelope, (path, status)
+        assert ("422" in call["responses"]) == ("Idempotency-Key" in headers_of(call)), path
     assert list(schema["components"]["schemas"]["ErrorBody"]["properties"]) == ["code", "reason", "message", "metadata"]
