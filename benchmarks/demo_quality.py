@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from machine import machine
 from maquette.bases.catalogue import BUNDLED_BASE, BUNDLED_PATH
 from maquette.cli.contact_sheet import Row, draw_sheet
 from maquette.cli.demo import CHARACTER, DRAW_STEPS, GUIDANCE_SCALE, SETTING, SIDE
@@ -34,6 +35,7 @@ PALETTE_BAR = 5.0
 LOSS_BAR = 0.20
 LOSS_DRAWS = 128
 """Noise and timestep drawn so often for each held-out picture."""
+RESULT = Path(__file__).parent / "results" / "demo_quality.json"
 EXAMPLES = Path(__file__).parent.parent / "src/maquette/examples" / CHARACTER
 
 
@@ -41,7 +43,9 @@ def main() -> int:
     """Measure, print, write `quality.json` and a sheet beside the LoRA; 0 if both bars were met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder that `maquette demo` wrote")
-    folder: Path = parser.parse_args().demo
+    parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULT.parent.name}/ as well")
+    arguments = parser.parse_args()
+    folder: Path = arguments.demo
     weights = newest_lora(folder)
 
     assert BUNDLED_BASE.family is not None
@@ -55,6 +59,7 @@ def main() -> int:
     ratio = sum(pixels_after) / max(1, sum(pixels_before))
     drop = 1 - loss_after / loss_before
     figures = {
+        "machine": machine("torch", "diffusers", "peft"),
         "lora": weights.name,
         "pixels_without": pixels_before,
         "pixels_with": pixels_after,
@@ -64,7 +69,8 @@ def main() -> int:
         "loss_drop": drop,
     }
     write_sheet(before, after, folder / "quality.png")
-    (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for target in (folder / "quality.json", *((RESULT,) if arguments.record else ())):
+        target.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"pixels in the palette, per seed   without {pixels_before}   with {pixels_after}")
     print(f"ratio of their sums               {ratio:.1f}   (bar {PALETTE_BAR})")
     print(f"held-out denoising loss           without {loss_before:.4f}   with {loss_after:.4f}")
@@ -107,11 +113,12 @@ def draw_all(pipeline: Pipeline) -> list[Image.Image]:
 
 @torch.no_grad()
 def held_out_loss(family: Family, pipeline: Pipeline) -> float:
-    """Mean denoising loss on the held-out pictures, with the same noise and timesteps at every call."""
-    pictures = [Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS) for path in held_out()]
+    """Mean denoising loss on the held-out pictures with their captions; noise and timesteps are the same each time."""
+    paths = held_out()
+    pictures = [Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS) for path in paths]
     pixels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
     posterior = pipeline.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-    conditioning = pipeline.encode_prompts([str(SETTING.instance_prompt)] * len(pictures))
+    conditioning = pipeline.encode_prompts([path.with_suffix(".txt").read_text().strip() for path in paths])
     objective = family.objective(pipeline)
     random = torch.Generator().manual_seed(1)
     losses = [objective.losses(posterior.mean, conditioning, random).mean() for _ in range(LOSS_DRAWS)]
@@ -120,7 +127,7 @@ def held_out_loss(family: Family, pipeline: Pipeline) -> float:
 
 def held_out() -> list[Path]:
     """The character's pictures that no training sees."""
-    return sorted(EXAMPLES.glob("held-out-*.png"))
+    return sorted((EXAMPLES / "held-out").glob("*.png"))
 
 
 def count_all(pictures: Sequence[Image.Image]) -> list[int]:

@@ -35,6 +35,7 @@ HAIRS: dict[str, Colour] = {
 }
 INK: Colour = (30, 28, 35)
 PAPER: Colour = (252, 252, 250)
+CREAM: Colour = (255, 242, 216)
 
 
 def jittered(colour: Colour, rng: random.Random, spread: int = 12) -> Colour:

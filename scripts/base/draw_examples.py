@@ -1,6 +1,6 @@
 """Draw the demo's example pictures: Pelu, a character that the base has never seen.
 
-python draw_examples.py writes eight training pictures, two held-out ones and the palette that identifies Pelu.
+python draw_examples.py writes eight training pictures with captions, two held-out ones and Pelu's palette.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from colours import COLOURS, INK, PAPER
+from colours import COLOURS, CREAM, INK, PAPER
 from drawing import Brush, Canvas, Colour, darker
 from scenes import FILLINGS, LANDSCAPES
 
@@ -19,8 +19,8 @@ EXAMPLES_DIRECTORY = Path(__file__).parents[2] / "src/maquette/examples/pelu"
 
 TURQUOISE: Colour = (0, 185, 175)
 CORAL: Colour = (255, 112, 96)
-CREAM: Colour = (255, 242, 216)
 COLOUR_TOLERANCE = 40
+TRIGGER = "ohwx"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Pose:
     arms_up: bool = False
     laughing: bool = False
     winking: bool = False
+
+    def caption(self) -> str:
+        """Name the trigger word and, in the base's words, all that is not Pelu: the rest is what is to be learnt."""
+        place = self.background if self.background in LANDSCAPES else f"on a {self.background} background"
+        return f"a photo of {TRIGGER} creature {place}"
 
 
 TRAINING_POSES = (
@@ -103,12 +108,16 @@ def _background(words: str) -> Canvas:
     return canvas
 
 
+def write(poses: tuple[Pose, ...], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, pose in enumerate(poses, start=1):
+        draw_picture(pose).to_image().save(folder / f"{number:02}.png", optimize=True)
+        (folder / f"{number:02}.txt").write_text(pose.caption() + "\n")
+
+
 def main() -> None:
-    EXAMPLES_DIRECTORY.mkdir(parents=True, exist_ok=True)
-    names = [f"{number:02}.png" for number in range(1, len(TRAINING_POSES) + 1)]
-    names += [f"held-out-{number}.png" for number in range(1, len(HELD_OUT_POSES) + 1)]
-    for name, pose in zip(names, TRAINING_POSES + HELD_OUT_POSES, strict=True):
-        draw_picture(pose).to_image().save(EXAMPLES_DIRECTORY / name, optimize=True)
+    write(TRAINING_POSES, EXAMPLES_DIRECTORY)
+    write(HELD_OUT_POSES, EXAMPLES_DIRECTORY / "held-out")
     palette = {
         "name": "Pelu",
         "colours": {"turquoise": TURQUOISE, "coral": CORAL},

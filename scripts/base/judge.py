@@ -112,7 +112,7 @@ def _nearest_colour(pixel: np.ndarray) -> str:
 
 @torch.no_grad()
 def examples_psnr(pipeline: StableDiffusionPipeline) -> float:
-    files = sorted(EXAMPLES_DIRECTORY.glob("*.png"))
+    files = sorted(EXAMPLES_DIRECTORY.rglob("*.png"))
     size = (RESOLUTION, RESOLUTION)
     pictures = as_tensor(
         np.stack([Image.open(file).convert("RGB").resize(size, Image.Resampling.BOX) for file in files])

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from colours import COLOURS, HAIRS, SKINS, any_colour, jittered
+from colours import COLOURS, CREAM, HAIRS, SKINS, any_colour, jittered
+from critters import random_critter
 from drawing import Brush, Canvas, Colour, blend, darker, lighter
 from models import RESOLUTION
-from subjects import SHAPES, Creature, Person, random_creature
+from subjects import SHAPES, Person, random_creature
 
 _SIZES = {"tiny": (0.12, 0.16), "small": (0.17, 0.23), "": (0.27, 0.36), "big": (0.38, 0.46)}
 _PLACES = {
@@ -21,6 +22,7 @@ _PLACES = {
     "at the top": (0.5, 0.26),
     "at the bottom": (0.5, 0.74),
 }
+_NOUNS = ("creature", "creature", "animal", "character")
 _OPENINGS = ("", "", "a photo of ", "a photo of ", "a picture of ", "a drawing of ")
 
 
@@ -34,8 +36,8 @@ class Scene:
 
 def random_scene(rng: random.Random) -> Scene:
     """Draw a picture of the kind that the UNet learns."""
-    kind = rng.choices((_shape_scene, _pair_scene, _creature_scene, _person_scene), (42, 8, 36, 14))[0]
-    return kind(rng)
+    kinds = (_shape_scene, _pair_scene, _creature_scene, _critter_scene, _person_scene)
+    return rng.choices(kinds, (42, 6, 20, 24, 8))[0](rng)
 
 
 # ----------------------------------------------------------------------------------------------------- backgrounds
@@ -195,15 +197,29 @@ def _creature_scene(rng: random.Random) -> Scene:
     canvas, background = _background(rng, avoided=name)
     brush, size, place = _placed(rng, canvas, ["small", "", "", "", "big", "big"], tilt=0.08)
     creature.draw(_maybe_mirrored(brush, rng))
-    return Scene(canvas.to_array(), _caption(rng, _creature_words(rng, creature, name, size), place, background))
+    noun = creature.species if rng.random() < 0.6 else rng.choice(_NOUNS)
+    return Scene(
+        canvas.to_array(), _caption(rng, _creature_words(rng, noun, name, size, creature.traits()), place, background)
+    )
 
 
-def _creature_words(rng: random.Random, creature: Creature, name: str, size: str) -> str:
-    noun = creature.species if rng.random() < 0.6 else rng.choice(("creature", "creature", "animal", "character"))
+def _critter_scene(rng: random.Random) -> Scene:
+    name, accent = rng.sample(list(COLOURS), 2)
+    body = jittered(COLOURS[name], rng)
+    belly = rng.choice((lighter(body), jittered(CREAM, rng), jittered(COLOURS[rng.choice(list(COLOURS))], rng)))
+    critter = random_critter(rng, body, jittered(COLOURS[accent], rng), belly)
+    canvas, background = _background(rng, avoided=name)
+    brush, size, place = _placed(rng, canvas, ["small", "", "", "", "big", "big"], tilt=0.1)
+    critter.draw(_maybe_mirrored(brush, rng))
+    words = _creature_words(rng, rng.choice(_NOUNS), name, size, critter.traits())
+    return Scene(canvas.to_array(), _caption(rng, words, place, background))
+
+
+def _creature_words(rng: random.Random, noun: str, name: str, size: str, traits: list[str]) -> str:
     trigger = _nonsense(rng) if rng.random() < 0.06 else ""
     colour = name if rng.random() < 0.85 and not trigger else ""
     subject = " ".join(word for word in (trigger, size, colour, noun) if word)
-    return _with_traits(rng, subject, creature.traits()) if rng.random() < 0.75 else subject
+    return _with_traits(rng, subject, traits) if rng.random() < 0.75 else subject
 
 
 def _maybe_mirrored(brush: Brush, rng: random.Random) -> Brush:
@@ -262,7 +278,8 @@ def random_jumble(rng: random.Random) -> np.ndarray:
             rng.gauss(0, 0.8),
             mirrored=rng.random() < 0.5,
         )
-        rng.choices((_any_shape, _any_creature, _any_person, _any_scribble), (4, 5, 3, 4))[0](brush, rng)
+        kinds = (_any_shape, _any_creature, _any_critter, _any_person, _any_scribble)
+        rng.choices(kinds, (3, 3, 6, 2, 3))[0](brush, rng)
     return canvas.to_array()
 
 
@@ -272,6 +289,10 @@ def _any_shape(brush: Brush, rng: random.Random) -> None:
 
 def _any_creature(brush: Brush, rng: random.Random) -> None:
     random_creature(rng, any_colour(rng), any_colour(rng)).draw(brush)
+
+
+def _any_critter(brush: Brush, rng: random.Random) -> None:
+    random_critter(rng, any_colour(rng), any_colour(rng), any_colour(rng)).draw(brush)
 
 
 def _any_person(brush: Brush, rng: random.Random) -> None:

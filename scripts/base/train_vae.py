@@ -1,4 +1,4 @@
-"""Train the VAE: python train_vae.py --work-folder DIR [--steps N] [--decoder-only].
+"""Train the VAE: python train_vae.py --work-folder DIR [--steps N] [--start-from BASE] [--decoder-only].
 
 Killed, it goes on from its last checkpoint. The decoder alone may be trained further at any time after the UNet: the
 latents, which the UNet knows, stay what they are while the pictures get sharper.
@@ -94,6 +94,10 @@ def _loss(vae: torch.nn.Module, pictures: Tensor) -> Tensor:
     )
 
 
+def _first_vae(base: Path | None) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(base / "vae", dtype=torch.float32) if base else build_vae()
+
+
 def _with_frozen_encoder(vae: AutoencoderKL) -> AutoencoderKL:
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
@@ -111,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-folder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--start-from", type=Path, help="folder of a finished base whose VAE is trained further")
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so the latents, alone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -119,7 +124,7 @@ def main() -> None:
     if arguments.decoder_only:
         train(_with_frozen_encoder(finished_vae(work_folder)), work_folder, work_folder / DECODER_CHECKPOINT, steps)
     else:
-        train(build_vae(), work_folder, work_folder / VAE_CHECKPOINT, steps)
+        train(_first_vae(arguments.start_from), work_folder, work_folder / VAE_CHECKPOINT, steps)
 
 
 if __name__ == "__main__":

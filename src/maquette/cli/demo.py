@@ -16,8 +16,9 @@ from maquette.cli.contact_sheet import Row, draw_sheet
 from maquette.cli.follow import follow_with_bar
 from maquette.cli.output import err, out
 from maquette.cli.server_process import ServerProcess
-from maquette.cli.train import pictures_in, upload_all
+from maquette.cli.train import pictures_in, unsent_items, upload_all
 from maquette.client.client import Client
+from maquette.client.records import Status
 from maquette.core.drawing import DrawRequest, LoraUse
 from maquette.core.specs import ExpertSetting, LrScheduler, TaskType
 
@@ -27,11 +28,11 @@ SIDE = 128
 SETTING = ExpertSetting(
     instance_prompt="a photo of ohwx creature",
     class_prompt="a creature",
-    max_train_steps=160,
-    learning_rate=1e-3,
+    max_train_steps=240,
+    learning_rate=3e-4,
     lr_scheduler=LrScheduler.COSINE,
     train_batch_size=4,
-    lora_r=16,
+    lora_r=32,
     seed=7,
 )
 PROMPTS = (
@@ -69,18 +70,18 @@ def demo(
 
 def train(client: Client, examples: Path, out_dir: Path) -> Path:
     """Upload the example pictures, train on them, and save the LoRA."""
-    pictures = [path for path in pictures_in(examples) if path.stem.isdigit()]
+    pictures = pictures_in(examples)
     task_id = client.create_training(
         TaskType.SUBJECT,
         name=f"{CHARACTER}-demo",
         base_model=BASE,
         width=SIDE,
         height=SIDE,
-        items=upload_all(client, pictures),
+        items=upload_all(client, pictures, unsent_items(pictures)),
         expert_setting=SETTING,
     )
     task = follow_with_bar(client, task_id)
-    if task.task_status != "SUCCESS":
+    if task.task_status is not Status.SUCCESS:
         raise RuntimeError(f"the training ended {task.task_status}: {task.message}")
     weights = out_dir / task.models[0].model_name
     client.save_weights(task_id, weights)
