@@ -94,10 +94,11 @@ def test_a_task_can_be_started_watched_and_cancelled(user_environment: dict[str,
 
 
 def test_a_training_whose_answer_was_lost_is_created_once(
-    server: ServerProcess, api_key: str, items: list[DatasetItem], monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, api_key: str, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE", 0.0)
     with Client(server.url, api_key, transport=LosesAnAnswer()) as client:
+        items = [DatasetItem(client.upload(pictures[0]))]
         task_id = client.create_training(
             TaskType.SUBJECT,
             name="once",
