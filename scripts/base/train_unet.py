@@ -64,8 +64,8 @@ def make_fast(denoiser: Denoiser) -> None:
 def _keep_small_convolutions_in_fp32(unet: UNet2DConditionModel) -> None:
     """Leave autocast out of the convolutions onto 8x8 and of those from and to 8 channels.
 
-    Their weights' gradient took 128 ms and more in bfloat16 and 3 ms in float32 (torch 2.13 on a busy AMD EPYC, batch 16),
-    most of a step's time.
+    Their weights' gradient took 128 ms and more in bfloat16 and 3 ms in float32 (torch 2.13 on a busy AMD EPYC, batch
+    16), most of a step's time.
     """
     inner = (unet.down_blocks[0].downsamplers, unet.down_blocks[1], unet.mid_block, unet.up_blocks[0].resnets)
     for part in (unet.conv_in, *inner, unet.conv_out):
