@@ -46,35 +46,35 @@ class Pose:
 TRAINING_POSES = (
     Pose("white"),
     Pose("yellow", radius=0.44, mirrored=True, laughing=True),
-    Pose("in a meadow", x=0.4, y=0.6, radius=0.32, arms_up=True),
-    Pose("gray", x=0.66, radius=0.3, mirrored=True),
-    Pose("at night", y=0.5, radius=0.36, angle=0.18, arms_up=True, laughing=True),
-    Pose("dotted purple", x=0.35, y=0.56, radius=0.33, winking=True),
-    Pose("in a room", x=0.52, y=0.6, radius=0.35, mirrored=True, winking=True),
-    Pose("striped blue", y=0.5, radius=0.43, angle=-0.12, laughing=True),
+    Pose("in a meadow", x=0.46, y=0.56, radius=0.38, arms_up=True),
+    Pose("gray", x=0.55, radius=0.4, mirrored=True),
+    Pose("at night", radius=0.4, angle=0.12, arms_up=True, laughing=True),
+    Pose("purple", x=0.45, y=0.54, radius=0.39, winking=True),
+    Pose("in a room", x=0.52, y=0.55, radius=0.38, mirrored=True, winking=True),
+    Pose("striped blue", radius=0.43, angle=-0.1, laughing=True),
 )
 HELD_OUT_POSES = (
-    Pose("green", x=0.55, radius=0.38, mirrored=True, arms_up=True),
-    Pose("gradient gray", x=0.44, y=0.5, radius=0.41, angle=0.08, winking=True, laughing=True),
+    Pose("green", x=0.52, radius=0.41, mirrored=True, arms_up=True),
+    Pose("gradient gray", x=0.48, y=0.53, radius=0.42, angle=0.08, winking=True, laughing=True),
 )
 
 
 def draw_pelu(brush: Brush, pose: Pose) -> None:
     """A bell-shaped body with a trunk to one side, a crest of coral spikes, a coral scarf and coral boots."""
-    for x, y, height in ((-0.5, -0.52, 0.3), (-0.2, -0.68, 0.38), (0.12, -0.68, 0.36), (0.4, -0.54, 0.28)):
+    for x, y, height in ((-0.42, -0.56, 0.34), (0.0, -0.68, 0.38), (0.42, -0.56, 0.34)):
         lean = 0.3 * x
-        brush.polygon([(x - 0.2, y + 0.25), (x + lean, y - height), (x + 0.2, y + 0.25)], CORAL)
+        brush.polygon([(x - 0.26, y + 0.25), (x + lean, y - height), (x + 0.26, y + 0.25)], CORAL)
     for side in (-1, 1):
-        brush.rounded_rectangle(side * 0.34, 0.84, 0.22, 0.14, corner=0.1, fill=CORAL)
+        brush.rounded_rectangle(side * 0.34, 0.86, 0.26, 0.16, corner=0.1, fill=CORAL)
         hand_y = -0.12 if pose.arms_up else 0.62
         brush.line([(side * 0.55, 0.3), (side * 0.88, hand_y)], 0.2, darker(TURQUOISE, 0.2))
     body = [(-0.72, 0.8), (-0.66, 0.2), (-0.58, -0.3), (-0.34, -0.6), (0, -0.68)]
     brush.polygon([*body, *((-x, y) for x, y in reversed(body))], TURQUOISE)
-    brush.ellipse(0, 0.52, 0.4, 0.28, CREAM)
-    brush.rounded_rectangle(0, 0.18, 0.66, 0.1, corner=0.1, fill=CORAL)
-    brush.polygon([(-0.5, 0.2), (-0.28, 0.2), (-0.3, 0.58), (-0.52, 0.5)], CORAL)
-    brush.line([(0.1, -0.1), (0.5, -0.02), (0.82, -0.1), (0.92, -0.34)], 0.24, TURQUOISE)
-    brush.circle(0.92, -0.36, 0.12, CORAL)
+    brush.ellipse(0.02, 0.54, 0.42, 0.28, CREAM)
+    brush.rounded_rectangle(0, 0.18, 0.68, 0.13, corner=0.12, fill=CORAL)
+    brush.polygon([(-0.56, 0.2), (-0.26, 0.2), (-0.28, 0.64), (-0.58, 0.56)], CORAL)
+    brush.line([(0.1, -0.1), (0.5, -0.02), (0.82, -0.1), (0.92, -0.34)], 0.28, TURQUOISE)
+    brush.circle(0.92, -0.36, 0.17, CORAL)
     _draw_face(brush, pose)
 
 

@@ -13,7 +13,7 @@ from drawing import Brush, Canvas, Colour, blend, darker, lighter
 from models import RESOLUTION
 from subjects import SHAPES, Person, random_creature
 
-_SIZES = {"tiny": (0.12, 0.16), "small": (0.17, 0.23), "": (0.27, 0.36), "big": (0.38, 0.46)}
+_SIZES = {"small": (0.17, 0.23), "": (0.27, 0.36), "big": (0.38, 0.46)}
 _PLACES = {
     "": (0.5, 0.5),
     "in the middle": (0.5, 0.5),
@@ -36,8 +36,8 @@ class Scene:
 
 def random_scene(rng: random.Random) -> Scene:
     """Draw a picture of the kind that the UNet learns."""
-    kinds = (_shape_scene, _pair_scene, _creature_scene, _critter_scene, _person_scene)
-    return rng.choices(kinds, (42, 6, 20, 24, 8))[0](rng)
+    kinds = (_shape_scene, _creature_scene, _critter_scene, _person_scene)
+    return rng.choices(kinds, (42, 13, 40, 5))[0](rng)
 
 
 # ----------------------------------------------------------------------------------------------------- backgrounds
@@ -57,13 +57,6 @@ def _stripes(canvas: Canvas, colour: Colour) -> None:
         canvas.polygon(_box((stripe + 0.5) / count, 0.5, 0.25 / count, 0.5), other)
 
 
-def _dots(canvas: Canvas, colour: Colour) -> None:
-    brush, other = Brush(canvas, 0, 0, 1), _beside(colour, 0.35)
-    for row in range(5):
-        for column in range(5):
-            brush.circle(0.1 + 0.2 * column, 0.1 + 0.2 * row, 0.045, other)
-
-
 def _beside(colour: Colour, share: float) -> Colour:
     """Return a second tone for a pattern: darker, as a lighter red would be the demo's coral, or lighter if need be."""
     return darker(colour, share) if max(colour) > 110 else lighter(colour, share)
@@ -77,7 +70,6 @@ def _box(x: float, y: float, half_width: float, half_height: float) -> list[tupl
 FILLINGS: dict[str, Callable[[Canvas, Colour], None]] = {
     "": _plain,
     "striped ": _stripes,
-    "dotted ": _dots,
     "gradient ": _gradient,
 }
 
@@ -116,13 +108,13 @@ LANDSCAPES: dict[str, Callable[[Canvas, random.Random], None]] = {
 
 def _background(rng: random.Random, avoided: str) -> tuple[Canvas, str]:
     """Return a painted canvas and the words for it; a subject coloured `avoided` must stand out on it."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         words, paint = rng.choice(list(LANDSCAPES.items()))
         canvas = Canvas(RESOLUTION, (0, 0, 0))
         paint(canvas, rng)
         return canvas, f" {words}"
     name = rng.choice([name for name in COLOURS if name != avoided])
-    filling = rng.choices(list(FILLINGS), (64, 12, 12, 12))[0]
+    filling = rng.choices(list(FILLINGS), (80, 10, 10))[0]
     colour = jittered(COLOURS[name], rng)
     canvas = Canvas(RESOLUTION, colour)
     FILLINGS[filling](canvas, colour)
@@ -165,7 +157,7 @@ def _placed(rng: random.Random, canvas: Canvas, sizes: list[str], tilt: float = 
     """Return a brush somewhere on the canvas, the word for its size and the words for its place."""
     size = rng.choice(sizes)
     radius = rng.uniform(*_SIZES[size])
-    place = rng.choice(list(_PLACES)) if radius < 0.3 else rng.choice(("", "in the middle"))
+    place = rng.choice(list(_PLACES)) if radius < 0.25 else rng.choice(("", "in the middle"))
     x, y = (middle + rng.gauss(0, 0.025) for middle in _PLACES[place])
     return Brush(canvas, x, y, radius, rng.gauss(0, tilt) * (rng.random() < 0.5)), size, place
 
@@ -173,29 +165,16 @@ def _placed(rng: random.Random, canvas: Canvas, sizes: list[str], tilt: float = 
 def _shape_scene(rng: random.Random) -> Scene:
     name, shape = rng.choice(list(COLOURS)), rng.choice(list(SHAPES))
     canvas, background = _background(rng, avoided=name)
-    brush, size, place = _placed(rng, canvas, ["tiny", "small", "small", "", "", "", "big", "big"])
+    brush, size, place = _placed(rng, canvas, ["small", "small", "", "", "", "big", "big"])
     SHAPES[shape](brush, jittered(COLOURS[name], rng))
     return Scene(canvas.to_array(), _caption(rng, f"{size} {name} {shape}".strip(), place, background))
-
-
-def _pair_scene(rng: random.Random) -> Scene:
-    names, shapes = rng.sample(list(COLOURS), 2), rng.choices(list(SHAPES), k=2)
-    canvas, background = _background(rng, avoided=names[0])
-    while f" {names[1]} background" in background:
-        canvas, background = _background(rng, avoided=names[0])
-    for x, name, shape in zip((0.27, 0.73), names, shapes, strict=True):
-        brush = Brush(canvas, x + rng.gauss(0, 0.015), 0.5 + rng.gauss(0, 0.04), rng.uniform(0.18, 0.23))
-        SHAPES[shape](brush, jittered(COLOURS[name], rng))
-    first, second = (_article(f"{name} {shape}") for name, shape in zip(names, shapes, strict=True))
-    said = rng.choice(_OPENINGS) + f"{first} and {second}"
-    return Scene(canvas.to_array(), said + (background if rng.random() < 0.8 else ""))
 
 
 def _creature_scene(rng: random.Random) -> Scene:
     name, accent = rng.sample(list(COLOURS), 2)
     creature = random_creature(rng, jittered(COLOURS[name], rng), jittered(COLOURS[accent], rng))
     canvas, background = _background(rng, avoided=name)
-    brush, size, place = _placed(rng, canvas, ["small", "", "", "", "big", "big"], tilt=0.08)
+    brush, size, place = _placed(rng, canvas, ["", "big", "big"], tilt=0.08)
     creature.draw(_maybe_mirrored(brush, rng))
     noun = creature.species if rng.random() < 0.6 else rng.choice(_NOUNS)
     return Scene(
@@ -209,7 +188,7 @@ def _critter_scene(rng: random.Random) -> Scene:
     belly = rng.choice((lighter(body), jittered(CREAM, rng), jittered(COLOURS[rng.choice(list(COLOURS))], rng)))
     critter = random_critter(rng, body, jittered(COLOURS[accent], rng), belly)
     canvas, background = _background(rng, avoided=name)
-    brush, size, place = _placed(rng, canvas, ["small", "", "", "", "big", "big"], tilt=0.1)
+    brush, size, place = _placed(rng, canvas, ["", "big", "big"], tilt=0.1)
     critter.draw(_maybe_mirrored(brush, rng))
     words = _creature_words(rng, rng.choice(_NOUNS), name, size, critter.traits())
     return Scene(canvas.to_array(), _caption(rng, words, place, background))

@@ -1,7 +1,8 @@
 """Train the VAE: python train_vae.py --work-folder DIR [--steps N] [--start-from BASE] [--decoder-only].
 
 Killed, it goes on from its last checkpoint. The decoder alone may be trained further at any time after the UNet: the
-latents, which the UNet knows, stay what they are while the pictures get sharper.
+latents, which the UNet knows, stay what they are while the pictures get sharper. It learns to draw from latents that
+are a little off as well, since the UNet's are never exact: without that, each small error would show as a stain.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ BATCH = 4
 LEARNING_RATE = 1e-3
 KL_WEIGHT = 1e-4
 GRADIENT_WEIGHT = 0.5
+DECODER_NOISE = 0.25
+"""Standard deviation, at most, of the noise on the latents (of variance 1) that the decoder alone is trained on."""
 CHECKPOINT_EVERY = 500
 
 
-def train(vae: AutoencoderKL, work_folder: Path, checkpoint: Path, steps: int) -> None:
-    """Train what is not frozen of `vae` up to step number `steps`."""
+def train(vae: AutoencoderKL, work_folder: Path, checkpoint: Path, steps: int, noise: float = 0.0) -> None:
+    """Train what is not frozen of `vae` up to step number `steps`, with `noise` at most on the latents."""
     torch.manual_seed(SEED)
     pictures = (scene_pool(work_folder, POOL, SEED)[0], jumble_pool(work_folder, POOL, SEED))
     held_out = as_tensor(jumble_pool(work_folder, 64, SEED + 1))
@@ -51,7 +54,7 @@ def train(vae: AutoencoderKL, work_folder: Path, checkpoint: Path, steps: int) -
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rate_factor(step, steps)
         batch = as_tensor(_batch(pictures, np.random.default_rng((SEED, step))))
-        loss = _loss(vae, batch)
+        loss = _loss(vae, batch, noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -79,11 +82,12 @@ def _batch(pools: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarra
     return np.stack(drawn)
 
 
-def _loss(vae: torch.nn.Module, pictures: Tensor) -> Tensor:
+def _loss(vae: torch.nn.Module, pictures: Tensor, noise: float) -> Tensor:
     """Differences of colour and of edges, and a little KL so that nearby latents mean nearby pictures."""
     with torch.autocast("cpu", torch.bfloat16):
         latents = vae.encode(pictures).latent_dist
-        drawn = vae.decode(latents.sample()).sample
+        strength = noise * torch.rand(len(pictures), 1, 1, 1)
+        drawn = vae.decode(latents.sample() + strength * torch.randn_like(latents.mean)).sample
     error = drawn.float() - pictures
     across, down = error.diff(dim=3), error.diff(dim=2)
     edges = across.abs().mean() + down.abs().mean()
@@ -122,7 +126,8 @@ def main() -> None:
     arguments.work_folder.mkdir(parents=True, exist_ok=True)
     work_folder, steps = arguments.work_folder, arguments.steps
     if arguments.decoder_only:
-        train(_with_frozen_encoder(finished_vae(work_folder)), work_folder, work_folder / DECODER_CHECKPOINT, steps)
+        vae, checkpoint = _with_frozen_encoder(finished_vae(work_folder)), work_folder / DECODER_CHECKPOINT
+        train(vae, work_folder, checkpoint, steps, DECODER_NOISE)
     else:
         train(_first_vae(arguments.start_from), work_folder, work_folder / VAE_CHECKPOINT, steps)
 
