@@ -31,8 +31,8 @@ from maquette.families.base import Adapters, Family, Pipeline, load_family
 Result = TypeVar("Result")
 
 SEEDS = range(101, 109)
-PALETTE_BAR = 5.0
-LOSS_BAR = 0.20
+PALETTE_BAR = 100.0
+LOSS_BAR = 0.30
 LOSS_DRAWS = 128
 """Noise and timestep drawn so often for each held-out picture."""
 RESULT = Path(__file__).parent / "results" / "demo_quality.json"

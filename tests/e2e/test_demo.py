@@ -43,8 +43,4 @@ def test_the_character_is_drawn_with_the_lora_only(demo: tuple[Path, str]) -> No
     judged = subprocess.run(
         [sys.executable, str(JUDGE), "--demo", str(demo[0])], capture_output=True, text=True, check=False
     )
-    assert (demo[0] / "quality.json").exists(), judged.stderr
-    figures = json.loads((demo[0] / "quality.json").read_text())
-    assert figures["pixel_ratio"] >= 5
-    # The judge's own bar is 20 %; the base as it is now allows 18.
-    assert figures["loss_drop"] >= 0.15
+    assert judged.returncode == 0, judged.stdout + judged.stderr
