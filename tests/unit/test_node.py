@@ -400,13 +400,14 @@ import asyncio, os, signal, sys, threading
 from itertools import count
 from pathlib import Path
 import msgspec
+from maquette.core import children
 from maquette.executors import local, node, process, staging
 from maquette.executors.base import AttemptPlan
 from maquette.executors.node import NodeSettings
 from maquette.storage.registry import open_storage
 
 root, url, plan, last_line = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-ours = {module.__file__ for module in (local, node, process, staging)}
+ours = {module.__file__ for module in (children, local, node, process, staging)}
 lines = count(1)
 
 def trace(frame, event, _):

@@ -3,23 +3,17 @@
 import fcntl
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from maquette.core.children import child_environment, start_child
 from maquette.core.processes import identify, is_alive
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
 MARK = "MAQUETTE_RUN_DIR"
 """Variable in the environment of a trainer and all it starts: how they are found when their leader is dead."""
-
-NOT_FOR_TRAINERS = ("MAQUETTE_", "AWS_", "AZURE_", "GOOGLE_", "HF_TOKEN")
-"""The server's settings and keys; a trainer needs none of them."""
-
-LOCK_FD = 3
-"""Where a trainer finds the lock it inherited; it never needs to touch it."""
 
 
 class TrainerProcess:
@@ -62,20 +56,11 @@ class TrainerProcess:
             OSError: the system refuses.
         """
         with self._mutex:
-            self._child = os.posix_spawn(
-                sys.executable,
-                # -P: what lies in the working directory is data, never a module.
-                [sys.executable, "-P", "-m", "maquette.trainer", str(self._run.root)],
+            self._child = start_child(
+                ("-m", "maquette.trainer", str(self._run.root)),
                 trainer_environment(os.environ, self._run.root, threads),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, str(self._run.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                    (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ),
+                self._run.log,
+                given=lock,
             )
 
     def alive(self) -> bool:
@@ -150,26 +135,14 @@ class TrainerProcess:
 
 
 def trainer_environment(ours: Mapping[str, str], root: Path, threads: int) -> dict[str, str]:
-    """The environment of a trainer: ours without secrets, its mark, and what keeps it offline and modest.
+    """The environment of a trainer: see `child_environment`, and its mark.
 
     Args:
         ours: the server's environment.
         root: the run directory.
         threads: computing threads it may use.
     """
-    passed = {name: value for name, value in ours.items() if not name.startswith(NOT_FOR_TRAINERS)}
-    return passed | {
-        MARK: str(root),
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(threads),
-        # Threads that wait for work sleep instead of spinning: other tenants' work shares the cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc otherwise keeps an arena of freed memory for each of many threads.
-        "MALLOC_ARENA_MAX": "2",
-    }
+    return child_environment(ours, threads) | {MARK: str(root)}
 
 
 def processes_marked(root: Path) -> Iterator[int]:

@@ -1,0 +1,208 @@
+"""A pool without processes that keeps every promise of the port, in milliseconds a step.
+
+What it draws are real files of one colour with deterministic bytes: the same for equal jobs, others for other jobs.
+"""
+
+import asyncio
+import io
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from PIL import Image
+
+from maquette.core.drawing import Difference, DrawRequest, LoraUse, PictureFormat, Refusal
+from maquette.core.ids import sha256_hex
+from maquette.serving.base import (
+    CompareJob,
+    Comparison,
+    DrawJob,
+    Heard,
+    JobRefused,
+    Pool,
+    PoolState,
+    StoredLora,
+    WorkerLost,
+)
+from maquette.storage.base import Storage
+
+T = TypeVar("T")
+
+CLOSED = "the pool is closed"
+PASSING = Comparison(
+    from_sample=Difference(mean=0.0, largest=0),
+    from_base=Difference(mean=40.0, largest=120),
+    versions={"scripted": "1"},
+)
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """How a job goes.
+
+    Attributes:
+        loses_worker: the worker dies after half of the steps.
+        refusal: the worker refuses after half of the steps.
+        words: what it says then.
+        step_seconds: how long a step takes, None is as the pool's.
+        comparison: what a comparison measures.
+    """
+
+    loses_worker: bool = False
+    refusal: Refusal | None = None
+    words: str = "as scripted"
+    step_seconds: float | None = None
+    comparison: Comparison = PASSING
+
+
+class ScriptedPool(Pool):
+    """Draws by itself, in the order of arrival.
+
+    Attributes:
+        given: every job that was ever given, in order.
+    """
+
+    def __init__(self, storage: Storage, *, workers: int = 1, step_seconds: float = 0.001) -> None:
+        """Take where LoRAs and samples are, how many jobs are drawn at a time, and how long one step takes."""
+        self.given: list[DrawJob | CompareJob] = []
+        self._storage = storage
+        self._workers = workers
+        self._step_seconds = step_seconds
+        self._turns: dict[str, list[Turn]] = {}
+        self._slots = asyncio.Semaphore(workers)
+        self._begun: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def script(self, prompt: str, *turns: Turn) -> None:
+        """Decide how the jobs with this prompt go, first to last; further ones, and other prompts, succeed."""
+        self._turns[prompt] = list(turns)
+
+    def lose_workers(self) -> None:
+        """Let every worker that draws die at once."""
+        for task in self._begun:
+            task.cancel()
+
+    @property
+    def workers(self) -> int:
+        """See `Pool.workers`."""
+        return self._workers
+
+    async def start(self) -> None:
+        """See `Pool.start`; there is nothing to start."""
+
+    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+        """See `Pool.draw`."""
+        self.given.append(job)
+        caller = _Caller(heard)
+        try:
+            return await self._carry_out(self._draw(job, caller.hear))
+        finally:
+            caller.listens = False
+
+    async def compare(self, job: CompareJob) -> Comparison:
+        """See `Pool.compare`."""
+        self.given.append(job)
+        return await self._carry_out(self._compare(job))
+
+    def state(self) -> PoolState:
+        """See `Pool.state`."""
+        ready = 0 if self._closed else self._workers
+        return PoolState(workers=self._workers, ready=ready, drawing=len(self._begun), waiting=len(self._waiting))
+
+    async def close(self) -> None:
+        """See `Pool.close`."""
+        self._closed = True
+        tasks = (*self._begun, *self._waiting)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry_out(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a job; it goes on without its caller once it has begun."""
+        task = asyncio.create_task(work)
+        self._waiting.add(task)
+        task.add_done_callback(self._forget)
+        if self._closed:
+            task.cancel()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            us = asyncio.current_task()
+            if us is not None and not us.cancelling():
+                raise WorkerLost(CLOSED if self._closed else "the worker died, as scripted") from None
+            if task in self._waiting:
+                self._waiting.discard(task)
+                task.cancel()
+            raise
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._begun.discard(task)
+        self._waiting.discard(task)
+        if not task.cancelled():
+            # Where the caller has gone nobody else asks for it.
+            task.exception()
+
+    async def _draw(self, job: DrawJob, heard: Heard) -> bytes:
+        await self._fetch(job.loras)
+        async with self._slots:
+            await self._step(job.request, self._turn(job.request), heard)
+            return flat_picture(job.base, job.request, job.loras, job.format)
+
+    async def _compare(self, job: CompareJob) -> Comparison:
+        await self._storage.get(job.sample_key)
+        await self._fetch((job.lora,))
+        async with self._slots:
+            turn = self._turn(job.request)
+            await self._step(job.request, turn, _unheard)
+            return turn.comparison
+
+    async def _fetch(self, loras: Sequence[StoredLora]) -> None:
+        for lora in loras:
+            if sha256_hex(await self._storage.get(lora.key)) != lora.sha256:
+                raise JobRefused(Refusal.BROKEN_LORA, f"the object {lora.key} is not the LoRA that was recorded")
+
+    def _turn(self, request: DrawRequest) -> Turn:
+        turns = self._turns.get(request.prompt)
+        return turns.pop(0) if turns else Turn()
+
+    async def _step(self, request: DrawRequest, turn: Turn, heard: Heard) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.discard(task)
+        self._begun.add(task)
+        heard(0, request.steps)
+        for step in range(1, request.steps + 1):
+            await asyncio.sleep(self._step_seconds if turn.step_seconds is None else turn.step_seconds)
+            if step > request.steps // 2 and turn.loses_worker:
+                raise WorkerLost(turn.words)
+            if step > request.steps // 2 and turn.refusal:
+                raise JobRefused(turn.refusal, turn.words)
+            heard(step, request.steps)
+
+
+def _unheard(_step: int, _steps: int) -> None:
+    """For jobs whose progress nobody asks for."""
+
+
+class _Caller:
+    """Who waits for a picture, as long as it does."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self.listens = True
+
+    def hear(self, step: int, steps: int) -> None:
+        if self.listens:
+            self._heard(step, steps)
+
+
+def flat_picture(
+    base: str, request: DrawRequest, loras: Sequence[StoredLora | LoraUse], file_format: PictureFormat
+) -> bytes:
+    """A picture file of the size asked for, in one colour that everything asked for decides."""
+    colour = sha256_hex(msgspec.msgpack.encode((base, request, loras)))
+    file = io.BytesIO()
+    size = (request.width, request.height)
+    Image.new("RGB", size, tuple(bytes.fromhex(colour[:6]))).save(file, file_format.value)
+    return file.getvalue()
