@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fast format bench bench-recovery bench-quality constraints clean
+.PHONY: help install demo test check fast format bench bench-recovery bench-quality bench-swap constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench-recovery: install  ## how long a killed trainer goes unnoticed, and until 
 
 bench-quality: demo  ## does the demo's LoRA draw its character, and better than the base?
 	$(BIN)/python benchmarks/demo_quality.py --demo demo --record
+
+bench-swap: install  ## what it costs to draw with another LoRA, beside diffusers' own way
+	$(BIN)/python benchmarks/swap.py
 
 constraints:  ## pin anew what everything there is resolves to, in a fresh environment
 	$(PYTHON) -m venv --clear $(VENV).pins

@@ -25,7 +25,7 @@ from machine import machine
 from maquette.bases.catalogue import BUNDLED_BASE, BUNDLED_PATH
 from maquette.cli.contact_sheet import Row, draw_sheet
 from maquette.cli.demo import CHARACTER, DRAW_STEPS, GUIDANCE_SCALE, SETTING, SIDE
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.drawing import DrawRequest
 from maquette.families.base import Adapters, Family, Pipeline, load_family
 
 Result = TypeVar("Result")
@@ -88,9 +88,9 @@ def newest_lora(folder: Path) -> Path:
 
 def both(adapters: Adapters, weights: Path, measure: Callable[[], Result]) -> tuple[Result, Result]:
     """A measurement without, then with the LoRA."""
-    adapters.use(())
+    adapters.activate(())
     without = measure()
-    adapters.use((LoraUse(str(weights)),))
+    adapters.activate([(adapters.read(str(weights)), 1.0)])
     return without, measure()
 
 

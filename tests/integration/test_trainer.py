@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.drawing import DrawRequest, LoraUse, sample_request
 from maquette.core.files import file_sha256
 from maquette.core.lifecycle import Reason
 from maquette.core.processes import is_alive
@@ -36,7 +36,6 @@ from maquette.trainer.export import PROVENANCE, Provenance
 from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.loop import run
 from maquette.trainer.reporter import Reporter
-from maquette.trainer.sampling import sample_request
 from maquette.trainer.supervision import Supervision
 from maquette.trainer.tensors import read_tensors
 
@@ -382,7 +381,7 @@ class TestDrawing:
         return subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def test_the_worker_draws_what_the_trainer_drew(self, straight: RunDirectory, base: Path, tmp_path: Path) -> None:
-        plain = sample_request(read_spec(straight).training)
+        plain = sample_request(read_spec(straight).training.sample)
         asked = [plain, replace(plain, loras=(LoraUse(str(weights(straight))),)), plain]
         ended = self.draw(base, tmp_path, asked)
         assert (ended.returncode, ended.stderr) == (0, "")

@@ -8,10 +8,11 @@ from typing import Protocol, Self, TypeAlias
 import torch
 from PIL import Image
 
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.drawing import DrawRequest
 from maquette.core.registry import load_dotted
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import BrokenWeights
+from maquette.families.lora import LoadedLora
 from maquette.families.registry import load_spec
 
 Conditioning: TypeAlias = dict[str, torch.Tensor]
@@ -33,6 +34,22 @@ class LatentPosterior:
         """Latents of some of the pictures; noise comes from the CPU, so that every device sees the same."""
         mean, std = self.mean[rows], self.std[rows]
         return mean + std * torch.randn(mean.shape, generator=random).to(mean.device)
+
+
+Heard: TypeAlias = Callable[[int, int], None]
+"""Called with the denoising steps done and all there are to do for a picture."""
+
+
+class Unsupported(Exception):
+    """The base, or its family, does not do what a request asks for; the message names the field."""
+
+
+class BadPicture(Exception):
+    """The picture that a request starts from can't be decoded."""
+
+
+class NotFinite(Exception):
+    """A picture came out as numbers that are not finite."""
 
 
 class Pipeline(Protocol):
@@ -59,8 +76,18 @@ class Pipeline(Protocol):
         """Whether the text encoder reads the whole prompt, rather than its beginning."""
         ...
 
-    def draw(self, request: DrawRequest) -> Image.Image:
-        """Draw with whatever adapters act at the moment; `request.loras` is left to `Adapters.use`."""
+    def draw(self, request: DrawRequest, heard: Heard | None = None) -> Image.Image:
+        """Draw with whatever adapters act at the moment; `request.loras` is left to `Adapters.activate`.
+
+        Whatever is raised, the pipeline is as it was before.
+
+        Args:
+            heard: called after each denoising step; what it raises ends the drawing.
+
+        Raises:
+            BrokenBase: the request's autoencoder, refiner or an embedding can't be used.
+            Unsupported, BadPicture, NotFinite: see there.
+        """
         ...
 
 
@@ -91,12 +118,20 @@ class Adapters(Protocol):
         """What a file of the attached LoRA must say in its header to be loaded as it was trained."""
         ...
 
-    def use(self, loras: Sequence[LoraUse]) -> None:
-        """Let exactly these LoRA files act, each with its strength (1.0 is as trained).
+    def read(self, path: str) -> LoadedLora:
+        """Read a LoRA file into host memory, and check that it fits this base, wholly; nothing acts by it.
 
         Raises:
-            UnmatchedLora: a file's keys match this base not at all or only in part.
-            OSError, BrokenWeights: a file can't be read.
+            UnmatchedLora: its keys match this base not at all or only in part.
+            OSError, BrokenWeights: the file can't be read, or holds numbers that are not finite.
+        """
+        ...
+
+    def activate(self, loras: Sequence[tuple[LoadedLora, float]]) -> None:
+        """Let exactly these LoRAs act, each with its strength (1.0 is as trained); one named twice adds its strengths.
+
+        The base stays as it is; so this takes milliseconds, and activating none leaves no trace. If it raises, as a
+        device without memory may make it, none acts.
         """
         ...
 

@@ -10,6 +10,7 @@ from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
 from maquette.families.drawing import write_png
 from maquette.families.registry import layouts
+from maquette.inference.adapters import LoraStore
 
 
 def draw_all(base: Path, requests: Sequence[DrawRequest], folder: Path, device: str) -> None:
@@ -22,7 +23,10 @@ def draw_all(base: Path, requests: Sequence[DrawRequest], folder: Path, device: 
     family = load_family(base_family(base, layouts()))
     pipeline = family.pipeline.load(base, torch.device(device))
     adapters = family.adapters(pipeline)
+    # Those of the request before stay until the next: a list mostly asks for the same.
+    loras = LoraStore(0)
     folder.mkdir(parents=True, exist_ok=True)
     for index, request in enumerate(requests):
-        adapters.use(request.loras)
+        loaded = loras.use([lora.path for lora in request.loras], adapters.read)
+        adapters.activate([(loaded[lora.path], lora.strength) for lora in request.loras])
         write_png(folder / f"{index:03d}.png", pipeline.draw(request))

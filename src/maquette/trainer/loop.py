@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from maquette.core.basefolder import BrokenBase, base_sha256
+from maquette.core.drawing import sample_request
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import Phase, Started
 from maquette.core.rundir import Manifest
@@ -24,7 +25,7 @@ from maquette.trainer.export import export_lora, file_record, library_versions
 from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
 from maquette.trainer.randomness import Randomness
-from maquette.trainer.sampling import draw_class_pictures, sample_request
+from maquette.trainer.sampling import draw_class_pictures
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """By this name only can the CPU allocator's error be told from other RuntimeErrors."""
@@ -74,7 +75,7 @@ def run(attempt: Attempt) -> None:
 
         reporter.phase(Phase.SAMPLE)
         sample = directory.samples / "final.png"
-        write_png(sample, pipeline.draw(sample_request(training)))
+        write_png(sample, pipeline.draw(sample_request(training.sample)))
         attempt.supervision.check(state.step)
 
         reporter.phase(Phase.EXPORT)

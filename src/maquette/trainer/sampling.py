@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from maquette.core.drawing import DrawRequest
+from msgspec.structs import replace
+
+from maquette.core.drawing import sample_request
 from maquette.core.specs import TrainingSpec
 from maquette.families.base import Pipeline
 from maquette.trainer.data import Example, to_pixels
@@ -30,23 +32,7 @@ def draw_class_pictures(pipeline: Pipeline, spec: TrainingSpec, between: Callabl
     for index in range(class_picture_count(spec)):
         between()
         seed = derive(spec.settings.seed, f"class picture {index}") % MAX_SEED
-        picture = pipeline.draw(_request(spec, spec.settings.class_prompt, seed))
+        request = sample_request(replace(spec.sample, prompt=spec.settings.class_prompt, seed=seed))
+        picture = pipeline.draw(request)
         examples.append(Example(to_pixels(picture), spec.settings.class_prompt))
     return examples
-
-
-def sample_request(spec: TrainingSpec) -> DrawRequest:
-    """The request for the sample at the end, drawn with the LoRA that is attached."""
-    return _request(spec, spec.sample.prompt, spec.sample.seed)
-
-
-def _request(spec: TrainingSpec, prompt: str, seed: int) -> DrawRequest:
-    sample = spec.sample
-    return DrawRequest(
-        prompt=prompt,
-        width=sample.width,
-        height=sample.height,
-        steps=sample.steps,
-        guidance_scale=sample.guidance_scale,
-        seed=seed,
-    )

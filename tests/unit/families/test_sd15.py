@@ -8,21 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.drawing import DrawRequest
 from maquette.core.specs import TrainingSettings
-from maquette.core.weights import BrokenWeights, check_lora_keys, read_header
-from maquette.families.base import UnmatchedLora
+from maquette.core.weights import check_lora_keys
 from maquette.families.sd15.adapters import Sd15Adapters
 from maquette.families.sd15.objective import Sd15Objective
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.factories import training_spec
 from maquette.testing.tiny_family import build_tiny_base
-from maquette.trainer.tensors import read_tensors, write_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -61,19 +58,6 @@ def pixels(image: Image.Image) -> np.ndarray:
 def distance(one: Image.Image, other: Image.Image) -> float:
     """Mean absolute difference, in levels of 255."""
     return float(np.abs(pixels(one) - pixels(other)).mean())
-
-
-def trained(base: Path, path: Path, settings: TrainingSettings, seed: int = 1) -> Image.Image:
-    """Write a LoRA whose weights are all random, and answer what the pipeline it hangs on draws with it."""
-    pipeline = Sd15Pipeline.load(base, CPU)
-    adapters = Sd15Adapters(pipeline)
-    adapters.attach(settings)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in adapters.parameters().values():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
-    write_tensors(path, adapters.parameters(), adapters.metadata())
-    return pipeline.draw(REQUEST)
 
 
 class TestObjective:
@@ -196,133 +180,3 @@ class TestTraining:
         assert not pipeline.encode_prompts(["a"])["prompt_embeds"].requires_grad
         Sd15Adapters(pipeline).attach(BOTH)
         assert pipeline.encode_prompts(["a"])["prompt_embeds"].requires_grad
-
-
-class TestUse:
-    @pytest.mark.parametrize("settings", [SETTINGS, BOTH])
-    def test_a_file_draws_as_it_was_trained(
-        self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path, settings: TrainingSettings
-    ) -> None:
-        path = tmp_path / "lora.safetensors"
-        in_training = trained(base, path, settings)
-        plain = pipeline.draw(REQUEST)
-        Sd15Adapters(pipeline).use([LoraUse(str(path))])
-        assert distance(plain, in_training) > 1
-        assert distance(pipeline.draw(REQUEST), in_training) == 0
-
-    def test_plain_diffusers_draws_it_as_it_was_trained(
-        self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "lora.safetensors"
-        in_training = trained(base, path, BOTH)
-        parts = StableDiffusionPipeline.from_pretrained(base, local_files_only=True, safety_checker=None)
-        parts.load_lora_weights(str(path))
-        assert distance(Sd15Pipeline(parts).draw(REQUEST), in_training) == 0
-
-    def test_strength_grows_from_nothing(self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        path = str(tmp_path / "lora.safetensors")
-        trained(base, Path(path), BOTH)
-        plain = pipeline.draw(REQUEST)
-        adapters = Sd15Adapters(pipeline)
-
-        def drawn(strength: float) -> Image.Image:
-            adapters.use([LoraUse(path, strength)])
-            return pipeline.draw(REQUEST)
-
-        assert distance(drawn(0.0), plain) == 0
-        assert 0 < distance(drawn(0.1), plain) < distance(drawn(1.0), plain)
-
-    def test_no_lora_leaves_no_trace(self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        path = tmp_path / "lora.safetensors"
-        trained(base, path, BOTH)
-        plain = pipeline.draw(REQUEST)
-        adapters = Sd15Adapters(pipeline)
-        adapters.use([LoraUse(str(path))])
-        adapters.use([])
-        assert distance(pipeline.draw(REQUEST), plain) == 0
-
-    def test_several_act_together_and_leave_one_by_one(
-        self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path
-    ) -> None:
-        first, second = LoraUse(str(tmp_path / "1.safetensors")), LoraUse(str(tmp_path / "2.safetensors"))
-        alone = trained(base, Path(first.path), SETTINGS, seed=1)
-        trained(base, Path(second.path), BOTH, seed=2)
-        adapters = Sd15Adapters(pipeline)
-        adapters.use([second])
-        adapters.use([first, second])
-        together = pipeline.draw(REQUEST)
-        assert distance(together, alone) > 1
-        adapters.use([first])
-        assert distance(pipeline.draw(REQUEST), alone) == 0
-        adapters.use([second, first])
-        assert distance(pipeline.draw(REQUEST), together) < 1
-
-    def test_naming_a_file_twice_adds_its_strengths(self, base: Path, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        path = tmp_path / "lora.safetensors"
-        whole = trained(base, path, SETTINGS)
-        Sd15Adapters(pipeline).use([LoraUse(str(path), 0.25), LoraUse(str(path), 0.75)])
-        assert distance(pipeline.draw(REQUEST), whole) == 0
-
-
-class TestUnusable:
-    @pytest.fixture
-    def lora(self, base: Path, tmp_path: Path) -> Path:
-        path = tmp_path / "lora.safetensors"
-        trained(base, path, BOTH)
-        return path
-
-    def refused(self, pipeline: Sd15Pipeline, lora: Path, broken: Path) -> BrokenWeights:
-        """The error of a broken file, having checked that it leaves nothing behind."""
-        plain = pipeline.draw(REQUEST)
-        adapters = Sd15Adapters(pipeline)
-        with pytest.raises(BrokenWeights) as error:
-            adapters.use([LoraUse(str(broken))])
-        assert distance(pipeline.draw(REQUEST), plain) == 0
-        adapters.use([LoraUse(str(lora))])
-        assert distance(pipeline.draw(REQUEST), plain) > 1
-        return error.value
-
-    @pytest.mark.parametrize("part", ["all", "one"])
-    def test_keys_of_another_model_are_named(self, pipeline: Sd15Pipeline, lora: Path, part: str) -> None:
-        tensors, broken = read_tensors(lora), lora.with_name("broken.safetensors")
-        odd = list(tensors)[:2] if part == "one" else list(tensors)
-        renamed = {(f"transformer.{name}" if name in odd else name): tensor for name, tensor in tensors.items()}
-        write_tensors(broken, renamed, read_header(lora).metadata)
-        error = self.refused(pipeline, lora, broken)
-        assert isinstance(error, UnmatchedLora)
-        assert f"{len(odd)} of {len(tensors)} keys match no layer of this base: transformer." in str(error)
-
-    def test_layers_of_another_width_are_refused(self, pipeline: Sd15Pipeline, lora: Path) -> None:
-        broken = lora.with_name("broken.safetensors")
-        wider = {name: torch.cat([tensor, tensor], dim=1) for name, tensor in read_tensors(lora).items()}
-        write_tensors(broken, wider, read_header(lora).metadata)
-        assert "does not fit this base" in str(self.refused(pipeline, lora, broken))
-
-    def test_half_a_pair_is_refused(self, pipeline: Sd15Pipeline, lora: Path) -> None:
-        broken = lora.with_name("broken.safetensors")
-        tensors = {name: tensor for name, tensor in read_tensors(lora).items() if ".lora_A." in name}
-        write_tensors(broken, tensors, read_header(lora).metadata)
-        error = self.refused(pipeline, lora, broken)
-        assert f"holds {len(tensors)} of the {2 * len(tensors)} weights" in str(error)
-
-    def test_an_empty_file_is_refused(self, pipeline: Sd15Pipeline, lora: Path) -> None:
-        broken = lora.with_name("broken.safetensors")
-        write_tensors(broken, {})
-        assert "holds no weights" in str(self.refused(pipeline, lora, broken))
-
-    def test_a_cut_off_file_is_refused(self, pipeline: Sd15Pipeline, lora: Path) -> None:
-        broken = lora.with_name("broken.safetensors")
-        broken.write_bytes(lora.read_bytes()[:-7])
-        assert "its header speaks of" in str(self.refused(pipeline, lora, broken))
-
-    def test_a_refused_file_takes_those_beside_it_out_of_use(self, pipeline: Sd15Pipeline, lora: Path) -> None:
-        plain = pipeline.draw(REQUEST)
-        adapters = Sd15Adapters(pipeline)
-        adapters.use([LoraUse(str(lora))])
-        with pytest.raises(FileNotFoundError):
-            adapters.use([LoraUse(str(lora)), LoraUse(str(lora.with_name("nowhere.safetensors")))])
-        assert distance(pipeline.draw(REQUEST), plain) == 0
-
-    def test_a_missing_file_is_told(self, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="nowhere"):
-            Sd15Adapters(pipeline).use([LoraUse(str(tmp_path / "nowhere.safetensors"))])

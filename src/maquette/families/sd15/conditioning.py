@@ -1,0 +1,162 @@
+"""From a prompt to what the denoiser is told: weights, embeddings, and prompts longer than the text encoder reads.
+
+The tokens are cut into chunks that the text encoder reads one by one, and its answers are laid end to end, as the
+AUTOMATIC1111 web interface does; the denoiser attends to any number of them.
+"""
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from maquette.core.basefolder import BrokenBase
+from maquette.core.drawing import EmbeddingUse
+from maquette.families.base import Unsupported
+from maquette.families.sd15.prompts import parse
+
+A1111_KEY = "emb_params"
+"""The tensor's name in embedding files of the AUTOMATIC1111 web interface; others hold one tensor of any name."""
+
+
+class Token(NamedTuple):
+    """A token by its number in the vocabulary, or the vector, where there is one, that is read in its place."""
+
+    number: int
+    vector: torch.Tensor | None
+    weight: float
+
+
+class PromptEncoder:
+    """A base's text encoder for one picture.
+
+    Args:
+        tokenizer, text_encoder: the base's; both stay as they are.
+        clip_skip: as published, 1 leaves no layer out.
+        embeddings: further words.
+
+    Raises:
+        Unsupported: the text encoder has no more than `clip_skip` - 1 layers.
+        BrokenBase: an embedding can't be loaded, or is another text encoder's.
+    """
+
+    def __init__(
+        self, tokenizer: Any, text_encoder: Any, *, clip_skip: int = 1, embeddings: Sequence[EmbeddingUse] = ()
+    ) -> None:
+        layers = text_encoder.config.num_hidden_layers
+        if clip_skip > layers:
+            raise Unsupported(f"clip_skip {clip_skip}: this base's text encoder has {layers} layers, one must be left")
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.clip_skip = clip_skip
+        self.chunk_size: int = tokenizer.model_max_length - 2
+        self.vectors = {use.word.lower(): self._read_embedding(use) for use in embeddings}
+        # The longest first, so that a word that begins with another is found whole.
+        words = "|".join(re.escape(word) for word in sorted(self.vectors, key=len, reverse=True))
+        self.words = re.compile(rf"(?<!\w)({words})(?!\w)", re.IGNORECASE) if words else None
+
+    def encode(self, *prompts: str) -> torch.Tensor:
+        """Encode prompts (prompts, tokens, width); all get as many chunks as the longest, empty ones at the end."""
+        chunked = [self._chunks(prompt) for prompt in prompts]
+        longest = max(len(chunks) for chunks in chunked)
+        rows = [
+            torch.cat([self._encode_chunk(chunk) for chunk in [*chunks, *[[]] * (longest - len(chunks))]], dim=1)
+            for chunks in chunked
+        ]
+        return torch.cat(rows)
+
+    def _read_embedding(self, use: EmbeddingUse) -> torch.Tensor:
+        """An embedding's vectors (vectors, width)."""
+        try:
+            tensors = safetensors.torch.load_file(use.path)
+        except (OSError, SafetensorError) as error:
+            raise BrokenBase(f"the embedding {use.path} can't be read: {error}") from error
+        if A1111_KEY in tensors:
+            tensors = {A1111_KEY: tensors[A1111_KEY]}
+        if len(tensors) != 1:
+            raise BrokenBase(f"the embedding {use.path} holds {len(tensors)} tensors; known are files of one")
+        (vectors,) = tensors.values()
+        vectors = vectors.float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
+        width = self.text_encoder.config.hidden_size
+        if vectors.shape[1] != width:
+            raise BrokenBase(
+                f"the embedding {use.path} has vectors of {vectors.shape[1]} numbers, this base's have {width}"
+            )
+        if not 0 < len(vectors) <= self.chunk_size or not vectors.isfinite().all():
+            raise BrokenBase(f"the embedding {use.path} must hold 1 to {self.chunk_size} vectors of finite numbers")
+        return vectors
+
+    def _chunks(self, prompt: str) -> list[list[Token]]:
+        """A prompt's tokens in chunks, none longer than the text encoder reads; an embedding is never cut."""
+        chunks: list[list[Token]] = [[]]
+        for text, weight in parse(prompt):
+            for unit in self._units(text, weight):
+                if len(chunks[-1]) + len(unit) > self.chunk_size:
+                    chunks.append([])
+                chunks[-1].extend(unit)
+        return chunks
+
+    def _units(self, text: str, weight: float) -> Generator[list[Token]]:
+        """A text's tokens in groups that stay together: an embedding's vectors, else each alone."""
+        # Splitting by a pattern with one group gives text and words in turn.
+        for index, part in enumerate(self.words.split(text) if self.words else [text]):
+            if index % 2:
+                yield [Token(0, vector, weight) for vector in self.vectors[part.lower()]]
+                continue
+            ids = self.tokenizer(part, add_special_tokens=False, truncation=False, verbose=False).input_ids
+            yield from ([Token(number, None, weight)] for number in ids)
+
+    def _encode_chunk(self, chunk: Sequence[Token]) -> torch.Tensor:
+        """What the text encoder makes of one chunk (1, tokens, width)."""
+        tokenizer = self.tokenizer
+        padding = [tokenizer.pad_token_id] * (self.chunk_size - len(chunk))
+        ids = [tokenizer.bos_token_id, *(token.number for token in chunk), tokenizer.eos_token_id, *padding]
+        # The first position is that of the beginning's own token.
+        vectors = {place: token.vector for place, token in enumerate(chunk, start=1) if token.vector is not None}
+        with _placed(self.text_encoder.get_input_embeddings(), vectors):
+            embeds = self._run(torch.tensor([ids], device=self.text_encoder.device))
+        if all(token.weight == 1 for token in chunk):
+            return embeds
+        weights = torch.ones(len(ids))
+        weights[1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
+        return _weighted(embeds, weights.to(embeds))
+
+    def _run(self, ids: torch.Tensor) -> torch.Tensor:
+        if self.clip_skip == 1:
+            return self.text_encoder(ids)[0]
+        hidden = self.text_encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
+        # Libraries differ in whether there is a level of this name between.
+        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden)
+
+
+def _weighted(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply each token's embedding (1, tokens, width) by its weight, and restore the mean size of all numbers.
+
+    The web interface restores the mean itself. That is a difference of positive and negative numbers; where it is
+    near zero, as in some text encoders, a small weight would blow everything up or turn its sign.
+    """
+    changed = embeds * weights[None, :, None]
+    return changed * (embeds.abs().mean() / changed.abs().mean())
+
+
+@contextmanager
+def _placed(token_embedding: torch.nn.Module, vectors: Mapping[int, torch.Tensor]) -> Generator[None]:
+    """Let the text encoder read these vectors at these positions, within the block."""
+
+    def place(_module: torch.nn.Module, _arguments: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        for position, vector in vectors.items():
+            output[:, position] = vector.to(output)
+        return output
+
+    if not vectors:
+        yield
+        return
+    handle = token_embedding.register_forward_hook(place)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,222 @@
+"""Reading a LoRA file for a Stable Diffusion base, and refusing it for every reason that would draw something else.
+
+Files come in diffusers' layout (`unet.….lora_A.weight`, or `….lora.down.weight` as older versions wrote), whose header
+may say how each component's LoRA was made, and in kohya's (`lora_unet_….lora_down.weight`, with a tensor `….alpha` a
+layer). kohya's names are the layers' own with their dots turned into underscores: they are looked up, not parsed.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import msgspec
+import torch
+from msgspec import Struct
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from maquette.core.weights import BrokenWeights, read_header
+from maquette.families.base import UnmatchedLora
+from maquette.families.lora import Layer, LoadedLora, LoraLayer, divisor, shapes
+
+UNET = "unet"
+TEXT_ENCODER = "text_encoder"
+TEXT_MODEL = "text_model."
+"""Published LoRA files name the text encoder's layers below `text_model`; newer libraries leave that level out."""
+
+METADATA = "lora_adapter_metadata"
+"""Header entry in which diffusers keeps each component's PEFT configuration."""
+
+PARTS = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".alpha": "alpha",
+}
+"""What the end of a key says that its tensor is."""
+
+MAX_NAMED = 3
+MAX_WORDS = 300
+"""Characters of a library's error that are passed on."""
+
+
+class Said(Struct, frozen=True):
+    """The entries of a component's PEFT configuration that decide how its LoRA is read; PEFT knows the others."""
+
+    r: int = 8
+    lora_alpha: float = 8
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+def read_lora(path: str, layers: Mapping[str, Layer]) -> LoadedLora:
+    """Read a file into host memory in float32.
+
+    Args:
+        path: of the file.
+        layers: the base's, named `unet.…` and `text_encoder.…` without the level `text_model`.
+
+    Raises:
+        UnmatchedLora: its keys match the base not at all, or only in part.
+        BrokenWeights: it is no safetensors file, or holds numbers that are not finite.
+        OSError: it can't be read.
+    """
+    configs = _configs(path, read_header(Path(path)).metadata)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise BrokenWeights(f"{path} can't be read: {error}") from error
+    found = _by_layer(path, tensors, _spellings(layers))
+    _check_numbers(path, tensors)
+    try:
+        _check_whole(path, found, layers, configs)
+        return LoadedLora(path, {name: _lora_layer(path, name, found[name], layers[name], configs) for name in found})
+    except re.error as error:
+        raise BrokenWeights(f"{path}: a header with a pattern that can't be read: {error}") from error
+
+
+def _spellings(layers: Iterable[str]) -> dict[str, str]:
+    """A layer's name by every way in which files write it."""
+    spelled = {name: name for name in layers}
+    for name in layers:
+        component, _, rest = name.partition(".")
+        if component == TEXT_ENCODER:
+            spelled[f"{component}.{TEXT_MODEL}{rest}"] = name
+            flat = (TEXT_MODEL + rest).replace(".", "_")
+            spelled |= {f"lora_te_{flat}": name, f"lora_te1_{flat}": name}
+        else:
+            spelled[f"lora_{component}_{rest.replace('.', '_')}"] = name
+    return spelled
+
+
+def _by_layer(
+    path: str, tensors: Mapping[str, torch.Tensor], spelled: Mapping[str, str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Each layer's tensors by what they are: down, up, and alpha where the file has one."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    foreign: list[str] = []
+    for key, tensor in tensors.items():
+        end = next((end for end in PARTS if key.endswith(end)), "")
+        name = spelled.get(key.removesuffix(end)) if end else None
+        if name is None:
+            foreign.append(key)
+        elif PARTS[end] in found.setdefault(name, {}):
+            raise UnmatchedLora(f"{path}: has {key} a second time, in another layout")
+        else:
+            found[name][PARTS[end]] = tensor
+    if not tensors:
+        raise UnmatchedLora(f"{path}: holds no weights")
+    if foreign:
+        raise UnmatchedLora(
+            f"{path}: {len(foreign)} of {len(tensors)} keys match no layer of this base: {_named(foreign)}"
+        )
+    return found
+
+
+def _configs(path: str, metadata: Mapping[str, str]) -> dict[str, LoraConfig]:
+    """What the header says of each component's LoRA, read as PEFT reads it; nothing of those it does not mention."""
+    configs: dict[str, LoraConfig] = {}
+    try:
+        entries: dict[str, object] = dict(json.loads(metadata.get(METADATA, "{}")))
+        for component in (UNET, TEXT_ENCODER):
+            start = f"{component}."
+            said = {key.removeprefix(start): value for key, value in entries.items() if key.startswith(start)}
+            if said:
+                # PEFT itself checks no types.
+                msgspec.convert(said, Said)
+                configs[component] = LoraConfig(**cast("dict[str, Any]", said))
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
+        raise BrokenWeights(f"{path}: a header that can't be read: {_shortened(error)}") from error
+    if any(config.use_dora for config in configs.values()):
+        raise UnmatchedLora(f"{path}: is a DoRA, which is not supported")
+    return configs
+
+
+def _check_whole(
+    path: str,
+    found: Mapping[str, Mapping[str, torch.Tensor]],
+    layers: Mapping[str, Layer],
+    configs: Mapping[str, LoraConfig],
+) -> None:
+    """Refuse half pairs, and files that lack layers which their own header says were trained."""
+    half = [name for name, parts in found.items() if not parts.keys() >= {"down", "up"}]
+    if half:
+        raise UnmatchedLora(f"{path}: lacks half of a pair for {len(half)} of {len(found)} layers: {_named(half)}")
+    targeted = [name for name in layers if _is_target(name, configs)]
+    missing = [name for name in targeted if name not in found]
+    if missing:
+        raise UnmatchedLora(
+            f"{path}: lacks {len(missing)} of the {len(targeted)} layers that its header names: {_named(missing)}"
+        )
+
+
+def _is_target(name: str, configs: Mapping[str, LoraConfig]) -> bool:
+    component, _, rest = name.partition(".")
+    config = configs.get(component)
+    return config is not None and bool(config.target_modules) and bool(check_target_module_exists(config, rest))
+
+
+def _check_numbers(path: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    broken = [key for key, tensor in tensors.items() if tensor.numel() == 0 or not torch.isfinite(tensor.float()).all()]
+    if broken:
+        raise BrokenWeights(
+            f"{path}: {len(broken)} of {len(tensors)} weights are empty or not finite: {_named(broken)}"
+        )
+
+
+def _lora_layer(
+    path: str, name: str, parts: Mapping[str, torch.Tensor], layer: Layer, configs: Mapping[str, LoraConfig]
+) -> LoraLayer:
+    down, up = parts["down"], parts["up"]
+    rank = down.shape[0] if down.ndim else 0
+    if (tuple(down.shape), tuple(up.shape)) != shapes(layer, rank) or rank == 0:
+        _refuse_shape(path, name, parts, layer)
+    component, _, rest = name.partition(".")
+    config = configs.get(component)
+    if config is not None and rank != _patterned(config.rank_pattern, rest, config.r):
+        raise UnmatchedLora(f"{path}: {name} has rank {rank}, which is not what its header says")
+    alpha = rank if config is None else _patterned(config.alpha_pattern, rest, config.lora_alpha)
+    if "alpha" in parts:
+        alpha = float(parts["alpha"].mean())
+    return LoraLayer(
+        # Copies: those of the file are a map of it, which would stay in memory, and follow the file's changes.
+        down=down.to(torch.float32, copy=True),
+        up=up.to(torch.float32, copy=True),
+        alpha=alpha,
+        divisor=divisor(rank, rank_stabilised=config is not None and config.use_rslora),
+    )
+
+
+def _refuse_shape(path: str, name: str, parts: Mapping[str, torch.Tensor], layer: Layer) -> NoReturn:
+    given = " and ".join(str(tuple(parts[part].shape)) for part in ("down", "up"))
+    raise UnmatchedLora(
+        f"{path} does not fit this base: {name}, whose weight is {tuple(layer.weight.shape)}, is given {given}"
+    )
+
+
+def _patterned(pattern: Mapping[str, float] | None, name: str, otherwise: float) -> float:
+    """The value for a layer in one of PEFT's maps from patterns of names to values."""
+    return pattern.get(get_pattern_key(list(pattern), name), otherwise) if pattern else otherwise
+
+
+def _named(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
+
+
+def _shortened(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_WORDS]
