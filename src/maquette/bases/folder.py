@@ -1,4 +1,4 @@
-"""Looking at a base model's folder before it is registered."""
+"""Looking at a base model's folder before it is registered; refiners are such folders too."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +26,15 @@ class BaseFolder(Struct, frozen=True):
         path: absolute.
         family: name of its architecture.
         sha256: of everything that decides what it draws, see `base_sha256`.
+        text_width: numbers in a vector of its text encoder, which an embedding must have too; None if it doesn't say.
+        latent_channels: of its autoencoder, which another one must have too; None if it doesn't say.
     """
 
     path: Path
     family: str
     sha256: str
+    text_width: int | None = None
+    latent_channels: int | None = None
 
 
 def inspect_base(path: Path, layouts: Mapping[str, BaseLayout]) -> BaseFolder:
@@ -44,7 +48,18 @@ def inspect_base(path: Path, layouts: Mapping[str, BaseLayout]) -> BaseFolder:
     _check_index(root, family, layouts[family])
     for name, component in layouts[family].components.items():
         _check_component(root / name, component)
-    return BaseFolder(path=root, family=family, sha256=base_sha256(root))
+    return BaseFolder(
+        path=root,
+        family=family,
+        sha256=base_sha256(root),
+        text_width=_number(root / "text_encoder" / "config.json", "hidden_size"),
+        latent_channels=_number(root / "vae" / "config.json", "latent_channels"),
+    )
+
+
+def _number(config: Path, field: str) -> int | None:
+    value = read_config(config).get(field) if config.exists() else None
+    return value if isinstance(value, int) else None
 
 
 def _check_index(root: Path, family: str, layout: BaseLayout) -> None:
@@ -62,10 +77,15 @@ def _check_component(folder: Path, layout: ComponentLayout) -> None:
         raise BrokenBase(f"{folder} does not exist, but {MODEL_INDEX} declares it")
     read_config(folder / layout.config)
     if layout.weights:
-        _check_weights(folder)
+        check_weights(folder)
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Assert that a component's folder holds whole safetensors files.
+
+    Raises:
+        BrokenBase: it does not; the message names the file and the fix.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         if any(next(folder.glob(pattern), None) for pattern in PICKLED):

@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 Transaction = Callable[[Database], AbstractAsyncContextManager[AsyncConnection]]
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
-bases = typer.Typer(help="Base models.", no_args_is_help=True)
+bases = typer.Typer(help="Base models, and what drawing may add to them.", no_args_is_help=True)
 
 
 def serve(
@@ -100,30 +100,54 @@ def revoke_key(
 
 @bases.command("add")
 def add_base(
-    name: Annotated[str, typer.Argument(help="What training requests call it.")],
-    source: Annotated[Path, typer.Option("--from", help="Folder in diffusers layout with safetensors weights.")],
+    name: Annotated[str, typer.Argument(help="What requests call it.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder in diffusers layout with safetensors weights; an embedding's file.")
+    ],
+    kind: Annotated[base_service.BaseKind, typer.Option(help="What it is for.")] = base_service.BaseKind.CHECKPOINT,
     json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Register a base model."""
+    """Register a base model, or a model that drawing may add to one."""
     with operator_errors():
-        base = asyncio.run(base_service.inspect_folder(name, source))
+        base = asyncio.run(base_service.inspect_folder(name, source, kind))
     _on_database(data_dir, Database.write, lambda conn: base_service.register(conn, base), may_be_new=True)
-    err.print(f"registered {base.name}: {base.family}, {base.sha256[:10]}, {base.location}")
+    err.print(f"registered {base.name}: {base.kind}, {base.family}, {base.sha256[:10]}, {base.location}")
     if json:
         print_json(base)
 
 
+@bases.command("alias")
+def alias_base(
+    alias: Annotated[str, typer.Argument(help="Another name.")],
+    name: Annotated[str, typer.Argument(help="The registered model that it shall mean; empty with --remove.")] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Forget the alias.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Give a registered model another name, or take it away; `maquette bases list` shows them."""
+    if remove == bool(name):
+        raise InvalidRequest("name", "give the model that the alias shall mean, or --remove")
+    if remove:
+        _on_database(data_dir, Database.write, lambda conn: base_service.remove_alias(conn, alias))
+        err.print(f"removed the alias {alias}")
+    else:
+        _on_database(data_dir, Database.write, lambda conn: base_service.add_alias(conn, alias, name))
+        err.print(f"{alias} is {name} from now on")
+
+
 @bases.command("list")
 def list_bases(json: Json = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """List the registered base models."""
+    """List the registered models."""
     found = _on_database(data_dir, Database.read, base_service.list_all)
     if json:
         print_json(found)
         return
     print_table(
-        ("name", "family", "hash", "location"),
-        ((base.name, base.family, base.sha256[:10], base.location) for base in found),
+        ("name", "kind", "family", "hash", "aliases", "location"),
+        (
+            (base.name, base.kind, base.family, base.sha256[:10], ", ".join(base.aliases), base.location)
+            for base in found
+        ),
     )
 
 

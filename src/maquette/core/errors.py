@@ -22,8 +22,15 @@ class ErrorReason(StrEnum):
     INVALID_API_KEY = "INVALID_API_KEY"
     UPLOAD_URL_EXPIRED = "UPLOAD_URL_EXPIRED"
     UPLOAD_URL_INVALID = "UPLOAD_URL_INVALID"
+    IMAGE_URL_EXPIRED = "IMAGE_URL_EXPIRED"
+    IMAGE_URL_INVALID = "IMAGE_URL_INVALID"
+    MODEL_URL_EXPIRED = "MODEL_URL_EXPIRED"
+    MODEL_URL_INVALID = "MODEL_URL_INVALID"
+    FEATURE_NOT_ALLOWED = "FEATURE_NOT_ALLOWED"
     API_NOT_FOUND = "API_NOT_FOUND"
     TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     CONFLICT = "CONFLICT"
     IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
@@ -39,8 +46,15 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INVALID_API_KEY: 403,
     ErrorReason.UPLOAD_URL_EXPIRED: 403,
     ErrorReason.UPLOAD_URL_INVALID: 403,
+    ErrorReason.IMAGE_URL_EXPIRED: 403,
+    ErrorReason.IMAGE_URL_INVALID: 403,
+    ErrorReason.MODEL_URL_EXPIRED: 403,
+    ErrorReason.MODEL_URL_INVALID: 403,
+    ErrorReason.FEATURE_NOT_ALLOWED: 403,
     ErrorReason.API_NOT_FOUND: 404,
     ErrorReason.TASK_NOT_FOUND: 404,
+    ErrorReason.IMAGE_NOT_FOUND: 404,
+    ErrorReason.MODEL_NOT_FOUND: 404,
     ErrorReason.METHOD_NOT_ALLOWED: 405,
     ErrorReason.CONFLICT: 409,
     ErrorReason.IDEMPOTENCY_KEY_REUSED: 422,
@@ -96,6 +110,14 @@ class InvalidRequest(MaquetteError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(ErrorReason.INVALID_REQUEST_BODY, f"{field}: {problem}")
+        self.field = field
+
+
+class FeatureNotAllowed(MaquetteError):
+    """The request asks for something that this server's operator has not opened to the caller."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(ErrorReason.FEATURE_NOT_ALLOWED, f"{field}: {problem}")
         self.field = field
 
 

@@ -29,6 +29,23 @@ class ModelStatus(StrEnum):
     SERVING = "SERVING"
 
 
+class Verdict(StrEnum):
+    """What the parity gate said of a model. Ours alone: on the wire a rejected model is one that stays DEPLOYING."""
+
+    PENDING = "pending"
+    PASSED = "passed"
+    REJECTED = "rejected"
+
+
+class ImageStatus(StrEnum):
+    """Status of an image task, exactly as published."""
+
+    QUEUED = "TASK_STATUS_QUEUED"
+    PROCESSING = "TASK_STATUS_PROCESSING"
+    SUCCEED = "TASK_STATUS_SUCCEED"
+    FAILED = "TASK_STATUS_FAILED"
+
+
 class Reason(StrEnum):
     """Why a status changed. Statuses are few and published; reasons are ours and may grow."""
 
@@ -37,6 +54,7 @@ class Reason(StrEnum):
     FINISHED = "finished"
     CANCELED = "canceled"
     PARITY_PASSED = "parity_passed"
+    TEST_MODE = "test_mode"
     # How an attempt may end without a verified result:
     BAD_DATASET = "bad_dataset"
     DIVERGED = "diverged"
@@ -49,6 +67,16 @@ class Reason(StrEnum):
     DRAINED = "drained"
     UNVERIFIED = "unverified"
     INTERNAL = "internal"
+    # How drawing may end without a picture, beside some of those above; a worker's are named as `core.drawing.Refusal`:
+    MODEL_MISSING = "model_missing"
+    MODEL_REJECTED = "model_rejected"
+    MODEL_NOT_READY = "model_not_ready"
+    UNMATCHED_LORA = "unmatched_lora"
+    BROKEN_LORA = "broken_lora"
+    BROKEN_BASE = "broken_base"
+    UNSUPPORTED = "unsupported"
+    BAD_PICTURE = "bad_picture"
+    NOT_FINITE = "not_finite"
 
 
 class FailureClass(StrEnum):
@@ -63,16 +91,18 @@ class FailureClass(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Generic[S]):
     """The three answers to a failed attempt's reason.
 
     Attributes:
-        failure_class: decides whether the task is requeued while attempts are left.
-        attempts: how many attempts may end with this reason before the task is FAILED with it; counted anew from an
-            attempt that stored a checkpoint, since a task that gets on is in no crash loop.
+        final_status: where the row ends when no retry is due.
+        failure_class: decides whether it is requeued while attempts are left.
+        attempts: how many attempts may end with this reason before the row takes its final status with it. A training
+            task counts anew from an attempt that stored a checkpoint, since one that gets on is in no crash loop.
         words: what the user reads.
     """
 
+    final_status: S
     failure_class: FailureClass
     attempts: int
     words: str
@@ -81,34 +111,70 @@ class Failure:
         """Whether another attempt is due after `ended_so_far` of those that count ended with this reason."""
         return self.failure_class is not FailureClass.USER and ended_so_far < self.attempts
 
-    @property
-    def final_status(self) -> TaskStatus:
-        """The status a task ends in when no retry is due: FAILED, whatever the reason."""
-        return TaskStatus.FAILED
+
+def _fault(status: S, words: str) -> Failure[S]:
+    """A failure that another attempt would only repeat."""
+    return Failure(status, FailureClass.USER, 1, words)
 
 
-FAILURES: Mapping[Reason, Failure] = {
-    Reason.BAD_DATASET: Failure(FailureClass.USER, 1, "A picture of the dataset could not be used."),
-    Reason.DIVERGED: Failure(
-        FailureClass.USER, 1, "The loss stopped being a finite number. Try a lower learning rate."
+def _shortage(status: S, words: str) -> Failure[S]:
+    """A failure for want of something, which there may be more of the next time."""
+    return Failure(status, FailureClass.RESOURCE, 2, words)
+
+
+def _mishap(status: S, attempts: int, words: str) -> Failure[S]:
+    """A failure that has nothing to do with what was asked for."""
+    return Failure(status, FailureClass.INFRASTRUCTURE, attempts, words)
+
+
+UNTIL_THE_DEADLINE = 10_000
+"""As many attempts as fit before any sensible deadline: what a store keeps back for a night, it may give in the
+morning."""
+
+FAILURES: Mapping[Reason, Failure[TaskStatus]] = {
+    Reason.BAD_DATASET: _fault(TaskStatus.FAILED, "A picture of the dataset could not be used."),
+    Reason.DIVERGED: _fault(TaskStatus.FAILED, "The loss stopped being a finite number. Try a lower learning rate."),
+    Reason.BASE_MISSING: _fault(TaskStatus.FAILED, "The base model is no longer registered."),
+    Reason.TIMED_OUT: _fault(TaskStatus.FAILED, "The task ran past its time limit."),
+    Reason.OUT_OF_MEMORY: _shortage(TaskStatus.FAILED, "The device ran out of memory."),
+    Reason.DISK_FULL: _shortage(TaskStatus.FAILED, "The trainer's disk is full."),
+    Reason.WORKER_LOST: _mishap(TaskStatus.FAILED, 5, "The training process was lost."),
+    Reason.STORAGE_AWAY: _mishap(
+        TaskStatus.FAILED, UNTIL_THE_DEADLINE, "The storage did not give out what the training needs."
     ),
-    Reason.BASE_MISSING: Failure(FailureClass.USER, 1, "The base model is no longer registered."),
-    Reason.TIMED_OUT: Failure(FailureClass.USER, 1, "The task ran past its time limit."),
-    Reason.OUT_OF_MEMORY: Failure(FailureClass.RESOURCE, 2, "The device ran out of memory."),
-    Reason.DISK_FULL: Failure(FailureClass.RESOURCE, 2, "The trainer's disk is full."),
-    Reason.WORKER_LOST: Failure(FailureClass.INFRASTRUCTURE, 5, "The training process was lost."),
-    # As many as fit before any sensible deadline: what the store keeps back for a night, it may give in the morning.
-    Reason.STORAGE_AWAY: Failure(
-        FailureClass.INFRASTRUCTURE, 10_000, "The storage did not give out what the training needs."
-    ),
-    Reason.DRAINED: Failure(FailureClass.INFRASTRUCTURE, 5, "The training process was asked to make room."),
-    Reason.UNVERIFIED: Failure(
-        FailureClass.INFRASTRUCTURE, 3, "The training ended without a result that could be verified."
-    ),
-    Reason.INTERNAL: Failure(FailureClass.INFRASTRUCTURE, 3, "The trainer met an internal error."),
+    Reason.DRAINED: _mishap(TaskStatus.FAILED, 5, "The training process was asked to make room."),
+    Reason.UNVERIFIED: _mishap(TaskStatus.FAILED, 3, "The training ended without a result that could be verified."),
+    Reason.INTERNAL: _mishap(TaskStatus.FAILED, 3, "The trainer met an internal error."),
 }
+"""Why a training attempt may end without a result."""
 
 ATTEMPT_ENDED: frozenset[Reason] = frozenset(FAILURES)
+
+IMAGE_FAILURES: Mapping[Reason, Failure[ImageStatus]] = {
+    Reason.BASE_MISSING: _fault(
+        ImageStatus.FAILED, "A model that the request names is no longer registered, or another one by now."
+    ),
+    Reason.MODEL_MISSING: _fault(ImageStatus.FAILED, "A LoRA that the request names has been erased."),
+    Reason.MODEL_REJECTED: _fault(
+        ImageStatus.FAILED, "A LoRA that the request names does not draw here as its trainer drew."
+    ),
+    Reason.MODEL_NOT_READY: _fault(ImageStatus.FAILED, "A LoRA that the request names was not ready in time."),
+    Reason.TIMED_OUT: _fault(ImageStatus.FAILED, "The picture was not drawn in time."),
+    Reason.UNMATCHED_LORA: _fault(ImageStatus.FAILED, "A LoRA does not fit the checkpoint."),
+    Reason.BROKEN_LORA: _fault(ImageStatus.FAILED, "A LoRA's file can't be used."),
+    Reason.BROKEN_BASE: _fault(ImageStatus.FAILED, "The checkpoint, or what the request adds to it, can't be loaded."),
+    Reason.UNSUPPORTED: _fault(ImageStatus.FAILED, "The checkpoint's family does not do what was asked for."),
+    Reason.BAD_PICTURE: _fault(ImageStatus.FAILED, "The picture to start from can't be decoded."),
+    Reason.NOT_FINITE: _fault(ImageStatus.FAILED, "The picture came out as numbers that are not finite."),
+    Reason.OUT_OF_MEMORY: _shortage(ImageStatus.FAILED, "The device ran out of memory."),
+    Reason.WORKER_LOST: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was lost."),
+    Reason.STORAGE_AWAY: _mishap(
+        ImageStatus.FAILED, UNTIL_THE_DEADLINE, "The storage did not give out or take what drawing needs."
+    ),
+    Reason.DRAINED: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was asked to make room."),
+    Reason.INTERNAL: _mishap(ImageStatus.FAILED, 3, "Drawing met an internal error."),
+}
+"""Why drawing may end without a picture."""
 
 
 class IllegalMove(Exception):
@@ -126,7 +192,7 @@ class Machine(Generic[S]):
     """One state machine.
 
     Attributes:
-        name: what moves, as it is called in errors and events ("task", "model").
+        name: what moves, as it is called in errors and events ("task", "model", "image task").
         edges: for each pair (from, to), the reasons that may move along it; from None means birth.
     """
 
@@ -182,5 +248,29 @@ MODEL: Machine[ModelStatus] = Machine(
     {
         (None, ModelStatus.DEPLOYING): frozenset({Reason.CREATED}),
         (ModelStatus.DEPLOYING, ModelStatus.SERVING): frozenset({Reason.PARITY_PASSED}),
+    },
+)
+
+IMAGE: Machine[ImageStatus] = Machine(
+    "image task",
+    {
+        (None, ImageStatus.QUEUED): frozenset({Reason.CREATED}),
+        (ImageStatus.QUEUED, ImageStatus.PROCESSING): frozenset({Reason.DISPATCHED}),
+        (ImageStatus.QUEUED, ImageStatus.SUCCEED): frozenset({Reason.TEST_MODE}),
+        (ImageStatus.QUEUED, ImageStatus.FAILED): frozenset(
+            {
+                Reason.TIMED_OUT,
+                Reason.BASE_MISSING,
+                Reason.MODEL_MISSING,
+                Reason.MODEL_REJECTED,
+                Reason.MODEL_NOT_READY,
+                Reason.TEST_MODE,
+            }
+        ),
+        (ImageStatus.PROCESSING, ImageStatus.SUCCEED): frozenset({Reason.FINISHED}),
+        (ImageStatus.PROCESSING, ImageStatus.QUEUED): frozenset(
+            reason for reason, failure in IMAGE_FAILURES.items() if failure.failure_class is not FailureClass.USER
+        ),
+        (ImageStatus.PROCESSING, ImageStatus.FAILED): frozenset(IMAGE_FAILURES),
     },
 )

@@ -1,9 +1,26 @@
-"""The manual's tables of what a training takes, from the definitions in `core.specs`; `docs/api.md` shows them."""
+"""The manual's tables of what trainings and drawings take, from the definitions in `core.specs` and
+`core.image_specs`; `docs/api.md` shows them.
+"""
 
 from collections.abc import Mapping
 
 from msgspec import Struct, inspect
 
+from maquette.core.image_specs import (
+    ControlNet,
+    CustomStorage,
+    Drawing,
+    EmbeddingChoice,
+    EnterprisePlan,
+    HiresFixChoice,
+    ImageExtra,
+    ImageToImage,
+    LoraChoice,
+    RefinerChoice,
+    TextToImage,
+    Webhook,
+    WebhookTest,
+)
 from maquette.core.requirements import description
 from maquette.core.specs import (
     COMPONENTS,
@@ -16,26 +33,57 @@ from maquette.core.specs import (
 
 SAME = "same"
 FAMILY_DEFAULTS = FamilyDefaults()
+HEAD = ("field", "takes", "beside the published API", "default", "meaning")
 
 
 def body_table() -> str:
     """Every field of a create call's body beside `expert_setting` and the components' arguments."""
     rows = [*_rows(TrainingRequest, ""), *_rows(DatasetItem, "image_dataset_items[].")]
-    return _table("field", "takes", "beside the published API", "default", "meaning", rows=rows)
+    return _table(*HEAD, rows=rows)
 
 
 def setting_table() -> str:
     """Every field of `expert_setting`."""
     constants = {**CONSTANT_DEFAULTS, "learning_rate": FAMILY_DEFAULTS.learning_rate, "lora_r": FAMILY_DEFAULTS.lora_r}
-    return _table(
-        "field", "takes", "beside the published API", "default", "meaning", rows=_rows(ExpertSetting, "", constants)
-    )
+    return _table(*HEAD, rows=_rows(ExpertSetting, "", constants))
 
 
 def component_table() -> str:
     """Every component with its arguments."""
     rows = [[f"`{name}`", *row] for name, arguments in COMPONENTS.items() for row in _rows(arguments, "")]
     return _table("component", "argument", "takes", "beside the published API", "default", "meaning", rows=rows)
+
+
+def drawing_table() -> str:
+    """Every field that both drawing calls' bodies have."""
+    places: Mapping[str, type[Struct]] = {
+        "request.": Drawing,
+        "request.loras[].": LoraChoice,
+        "request.embeddings[].": EmbeddingChoice,
+        "request.controlnet.": ControlNet,
+        "extra.": ImageExtra,
+        "extra.webhook.": Webhook,
+        "extra.webhook.test_mode.": WebhookTest,
+        "extra.custom_storage.": CustomStorage,
+        "extra.enterprise_plan.": EnterprisePlan,
+    }
+    return _table(*HEAD, rows=[row for prefix, struct in places.items() for row in _rows(struct, prefix)])
+
+
+def text_to_image_table() -> str:
+    """What the body of txt2img alone has."""
+    nested = [*_rows(HiresFixChoice, "request.hires_fix."), *_rows(RefinerChoice, "request.refiner.")]
+    return _table(*HEAD, rows=[*_own_rows(TextToImage), *nested])
+
+
+def image_to_image_table() -> str:
+    """What the body of img2img alone has."""
+    return _table(*HEAD, rows=_own_rows(ImageToImage))
+
+
+def _own_rows(struct: type[Drawing]) -> list[list[str]]:
+    shared = _rows(Drawing, "request.")
+    return [row for row in _rows(struct, "request.") if row not in shared]
 
 
 def _rows(struct: type[Struct], prefix: str, constants: Mapping[str, object] | None = None) -> list[list[str]]:

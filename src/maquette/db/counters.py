@@ -4,7 +4,8 @@ A sequence hands out numbers outside the transaction, so they appear out of orde
 locked until its transaction ends: whoever reads number n has every smaller one before them.
 
 Among counters, the order in which every transaction locks them (`maquette.db.engine.Database.write`) is: a tenant's
-tasks, a task's events, its tenant's events, its tenant's models; and one task a transaction.
+tasks, a task's events, its tenant's events, its tenant's models, a tenant's image tasks, the bases; and one task a
+transaction.
 """
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -31,6 +32,15 @@ def tenant_events(tenant_id: str) -> str:
 def tenant_models(tenant_id: str) -> str:
     """Scope of `models.number`."""
     return f"tenant-models:{tenant_id}"
+
+
+def tenant_image_tasks(tenant_id: str) -> str:
+    """Scope of `image_tasks.number`."""
+    return f"tenant-image-tasks:{tenant_id}"
+
+
+ALL_BASES = "bases"
+"""Scope of `bases.number`."""
 
 
 async def next_number(conn: AsyncConnection, scope: str) -> int:

@@ -7,11 +7,14 @@ from litestar.types import ControllerRouterHandler
 
 from maquette.db.engine import Database
 from maquette.server.access.middleware import KeyRequired, tenant_of
+from maquette.server.account import routes as account
 from maquette.server.assets import routes as assets
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
 from maquette.server.idempotency import idempotency_of
+from maquette.server.images import routes as images
 from maquette.server.lingering import Lingering
+from maquette.server.models import routes as models
 from maquette.server.openapi import KEY, openapi_config, openapi_json
 from maquette.server.queries import TidyQueries
 from maquette.server.settings import Settings
@@ -22,7 +25,7 @@ from maquette.storage.base import Storage
 OPEN: list[ControllerRouterHandler] = [healthz, readyz, openapi_json]
 """Routes for everybody."""
 
-SIGNED: list[ControllerRouterHandler] = [assets.receive_upload]
+SIGNED: list[ControllerRouterHandler] = [assets.receive_upload, images.picture, models.download_model]
 """Routes whose address is the permission."""
 
 KEYED: list[ControllerRouterHandler] = [
@@ -35,14 +38,22 @@ KEYED: list[ControllerRouterHandler] = [
     training.cancel_task,
     training.task_events,
     training.task_weights,
+    images.text_to_image,
+    images.task_result,
+    models.list_models,
+    account.show_user,
+    account.show_balance,
 ]
 """Routes that need an API key, under `/v3`; known clients leave the prefix out here and there, so it is optional."""
+
+WITH_PICTURE: list[ControllerRouterHandler] = [images.image_to_image]
+"""Such routes whose bodies carry a picture, and may be so much larger."""
 
 
 def create_app(settings: Settings, database: Database, storage: Storage) -> Litestar:
     """The API as an ASGI application. Opening, migrating and closing what it is given is the caller's part."""
     return Litestar(
-        [*OPEN, *SIGNED, _keyed("/v3", settings), _keyed("/", settings, include_in_schema=False)],
+        [*OPEN, *SIGNED, *_keyed("/v3", settings), *_keyed("/", settings, include_in_schema=False)],
         dependencies={
             "settings": _constant(settings),
             "database": _constant(database),
@@ -57,19 +68,22 @@ def create_app(settings: Settings, database: Database, storage: Storage) -> Lite
     )
 
 
-def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> Router:
-    return Router(
-        path,
-        route_handlers=KEYED,
-        middleware=[KeyRequired],
-        dependencies={
-            "tenant_id": Provide(tenant_of, sync_to_thread=False),
-            "once": Provide(idempotency_of),
-        },
-        request_max_body_size=settings.max_body_bytes,
-        security=[{KEY: []}],
-        include_in_schema=include_in_schema,
-    )
+def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> list[Router]:
+    return [
+        Router(
+            path,
+            route_handlers=handlers,
+            middleware=[KeyRequired],
+            dependencies={
+                "tenant_id": Provide(tenant_of, sync_to_thread=False),
+                "once": Provide(idempotency_of),
+            },
+            request_max_body_size=largest,
+            security=[{KEY: []}],
+            include_in_schema=include_in_schema,
+        )
+        for handlers, largest in ((KEYED, settings.max_body_bytes), (WITH_PICTURE, settings.max_body_with_picture))
+    ]
 
 
 def _constant(value: object) -> Provide:

@@ -10,8 +10,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from maquette.core.errors import InvalidRequest
+from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
 from maquette.core.specs import MAX_PICTURES
 from maquette.pictures.limits import PictureLimits
+from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
 
@@ -47,7 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$",
-            description="What upload addresses begin with, as clients reach the server;"
+            description="What addresses of uploads and pictures begin with, as clients reach the server;"
             " empty is the host of each request.",
         ),
     ] = ""
@@ -55,8 +57,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(.{32,})?$",
-            description="Signs upload addresses, 32 characters or more; empty is one drawn once and kept in the data"
-            " folder. Several servers must share one.",
+            description="Signs addresses of uploads and pictures, 32 characters or more; empty is one drawn once and"
+            " kept in the data folder. Several servers must share one.",
         ),
     ] = ""
     upload_ttl: Annotated[int, Meta(ge=1, description="Seconds for which an upload address may be used.")] = 600
@@ -80,6 +82,57 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_train_steps: Annotated[
         int, Meta(ge=1, le=10_000, description="Most optimiser steps that one training may ask for, up to 10000.")
     ] = 10_000
+    max_image_num: Annotated[
+        int,
+        Meta(
+            ge=1, le=MAX_IMAGES, description=f"Most pictures that one request may ask for; {MAX_IMAGES} is published."
+        ),
+    ] = MAX_IMAGES
+    max_image_steps: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_DRAWING_STEPS,
+            description=f"Most denoising steps of a drawn picture; {MAX_DRAWING_STEPS} is published.",
+        ),
+    ] = MAX_DRAWING_STEPS
+    max_image_pixels: Annotated[
+        int,
+        Meta(
+            ge=MIN_IMAGE_SIDE**2,
+            le=MAX_IMAGE_PIXELS,
+            description=f"Largest drawn picture, in pixels: width times height; {MAX_IMAGE_PIXELS} is published.",
+        ),
+    ] = MAX_IMAGE_PIXELS
+    max_original_bytes: Annotated[
+        int, Meta(ge=1, description="Largest picture that drawing may start from, in bytes.")
+    ] = 10_000_000
+    max_original_pixels: Annotated[
+        int, Meta(ge=1, description="Largest picture that drawing may start from, in pixels: width times height.")
+    ] = 16_000_000
+    image_url_ttl: Annotated[
+        int, Meta(ge=3600, description="Seconds for which the address of a drawn picture is good, 3600 or more.")
+    ] = 3600
+    keep_images: Annotated[
+        int,
+        Meta(
+            ge=3600,
+            description="Seconds for which an image task that has ended can be asked for, 3600 or more; its pictures"
+            " are kept until the last address handed out has expired.",
+        ),
+    ] = 24 * 3600
+    model_url_ttl: Annotated[
+        int, Meta(ge=60, description="Seconds for which the address of a trained model is good, 60 or more.")
+    ] = 24 * 3600
+    credit_balance: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**53,
+            description="What clients are told of their balance, in 0.0001 USD. Nothing is billed; some clients refuse"
+            " to work with little.",
+        ),
+    ] = 1_000_000_000
     executor: Annotated[
         str, Meta(description="Where trainings run: `local`, or one that another package registers.")
     ] = "local"
@@ -93,6 +146,35 @@ class Settings(Struct, frozen=True, kw_only=True):
     trainer_threads: Annotated[
         int, Meta(ge=1, description="CPU threads of one training.", extra={"default": "the number of cores"})
     ] = os.cpu_count() or 1
+    pool: Annotated[
+        str, Meta(description="Where pictures are drawn: `local`, or a pool that another package registers.")
+    ] = "local"
+    drawing_devices: Annotated[
+        str, Meta(description="Devices that draw, one worker each, written as `MAQUETTE_DEVICES` is.")
+    ] = "auto"
+    drawing_threads: Annotated[
+        int, Meta(ge=1, description="CPU threads of one worker that draws.", extra={"default": "the number of cores"})
+    ] = os.cpu_count() or 1
+    drawing_lora_bytes: Annotated[int, Meta(ge=1, description="Bytes of LoRAs that one worker keeps in memory.")] = (
+        1 << 30
+    )
+    drawing_disk_bytes: Annotated[
+        int, Meta(ge=1, description="Bytes of LoRA files that are kept beside the workers.")
+    ] = 8 << 30
+    drawing_bases: Annotated[int, Meta(ge=1, description="Base models that one worker keeps in memory.")] = 1
+    drawing_longest_wait: Annotated[
+        float,
+        Meta(gt=0, description="Seconds for which a picture gives way to others that suit what a worker has loaded."),
+    ] = 30.0
+    drawing_silence: Annotated[
+        float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
+    ] = 300.0
+    image_deadline: Annotated[
+        float, Meta(gt=0, description="Seconds from its creation after which an image task that still waits is failed.")
+    ] = 24 * 3600.0
+    model_wait: Annotated[
+        float, Meta(ge=0, description="Seconds for which an image task waits until its LoRA is served.")
+    ] = 600.0
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
@@ -118,6 +200,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     def storage(self) -> str:
         """URL of the storage to open."""
         return self.storage_url or f"file://{self.data_dir.absolute() / 'objects'}"
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What a request for pictures may ask for at most."""
+        return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=self.max_image_num)
+
+    @property
+    def pool_settings(self) -> PoolSettings:
+        """What every pool is given."""
+        return PoolSettings(
+            threads=self.drawing_threads,
+            lora_bytes=self.drawing_lora_bytes,
+            bases=self.drawing_bases,
+            staged_bytes=self.drawing_disk_bytes,
+            longest_wait=self.drawing_longest_wait,
+            silence_timeout=self.drawing_silence,
+        )
+
+    @property
+    def original_limits(self) -> PictureLimits:
+        """What a picture that drawing starts from may be at most."""
+        return PictureLimits(self.max_original_bytes, self.max_original_pixels)
+
+    @property
+    def max_body_with_picture(self) -> int:
+        """Largest JSON body that carries a picture, in bytes: Base64 has four characters for three bytes."""
+        return self.max_body_bytes + -(-self.max_original_bytes // 3) * 4
 
     @property
     def picture_limits(self) -> PictureLimits:

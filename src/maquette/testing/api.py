@@ -1,5 +1,6 @@
 """The API as tests use it: a tenant's calls, pictures to send, and a count of what calls leave behind."""
 
+from base64 import b64encode
 from io import BytesIO
 from typing import Any, cast
 
@@ -54,6 +55,25 @@ class Api:
         response = await self.train(task_type, **changes)
         assert response.status_code == 200, response.text
         return response.json()["task_id"]
+
+    async def draw(self, call: str = "txt2img", *, extra: Any = None, **changes: Any) -> httpx.Response:
+        """Ask for a small picture of the base `tiny`; `changes` replace fields of the request, None drops one."""
+        asked: dict[str, Any] = {"model_name": "tiny", "prompt": "a cat", "width": 128, "height": 128, **changes}
+        if call == "img2img" and "image_base64" not in changes:
+            asked["image_base64"] = b64encode(picture()).decode()
+        return await self.http.post(f"/v3/async/{call}", json={"extra": extra, "request": asked})
+
+    async def image_task(self, call: str = "txt2img", *, extra: Any = None, **changes: Any) -> str:
+        """A new image task's id."""
+        response = await self.draw(call, extra=extra, **changes)
+        assert response.status_code == 200, response.text
+        return response.json()["task_id"]
+
+    async def result(self, task_id: str) -> dict[str, Any]:
+        """The published answer about an image task."""
+        response = await self.http.get(f"/v3/async/task-result?task_id={task_id}")
+        assert response.status_code == 200, response.text
+        return response.json()
 
 
 class Traces:

@@ -5,7 +5,9 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.ids import new_asset_id, new_id, new_task_id
-from maquette.core.lifecycle import Reason, TaskStatus
+from maquette.core.image_specs import ImageKind, ImageSpec, NamedModels, TextToImage, TextToImageBody
+from maquette.core.image_specs import resolve as resolve_image
+from maquette.core.lifecycle import ImageStatus, Reason, TaskStatus
 from maquette.core.specs import (
     BaseRef,
     DatasetItem,
@@ -16,7 +18,7 @@ from maquette.core.specs import (
     TrainingSpec,
     resolve,
 )
-from maquette.db.move import create_model, create_task, move_task
+from maquette.db.move import create_image_task, create_model, create_task, move_image_task, move_task
 from maquette.db.now import now, now_sql
 from maquette.db.tables import assets, dataset_items, datasets, tasks, tenants
 
@@ -147,3 +149,49 @@ async def make_model(conn: AsyncConnection, tenant_id: str, task_id: str) -> str
         sha256=SHA256,
     )
     return model.id
+
+
+def image_spec() -> ImageSpec:
+    """The resolved spec of two small pictures with every default, seed 42."""
+    request = TextToImage(model_name="tiny", prompt="a cat", width=128, height=128, image_num=2)
+    base = BaseRef(request.model_name, "sd15", SHA256)
+    return resolve_image(TextToImageBody(request=request), NamedModels(base=base), draw_seed=lambda: 42)
+
+
+async def make_image_task(
+    conn: AsyncConnection,
+    tenant_id: str,
+    *,
+    status: ImageStatus = ImageStatus.QUEUED,
+    webhook_url: str | None = None,
+) -> str:
+    """Create an image task and move it to `status` (the row alone, no objects); answer its id."""
+    task_id = new_task_id()
+    await create_image_task(
+        conn,
+        tenant_id=tenant_id,
+        image_task_id=task_id,
+        kind=ImageKind.TEXT,
+        spec=image_spec(),
+        original_key=None,
+        webhook_url=webhook_url,
+        public_url="http://maquette.test",
+    )
+    at = await now(conn)
+    begun = {"fence": 1, "supervisor": "a", "lease_until": at + 30, "started_at": at}
+    ended = {"images": [{"key": f"images/{tenant_id}/{task_id}/1/0.png", "format": "png"}]}
+    for source, to, reason in IMAGE_PATHS[status]:
+        values = begun if to is ImageStatus.PROCESSING else ended if to is ImageStatus.SUCCEED else {}
+        moved = await move_image_task(conn, tenant_id, task_id, source=source, to=to, reason=reason, values=values)
+        assert moved is not None
+    return task_id
+
+
+BEGIN = (ImageStatus.QUEUED, ImageStatus.PROCESSING, Reason.DISPATCHED)
+IMAGE_PATHS: dict[ImageStatus, tuple[tuple[ImageStatus, ImageStatus, Reason], ...]] = {
+    ImageStatus.QUEUED: (),
+    ImageStatus.PROCESSING: (BEGIN,),
+    ImageStatus.SUCCEED: (BEGIN, (ImageStatus.PROCESSING, ImageStatus.SUCCEED, Reason.FINISHED)),
+    ImageStatus.FAILED: (BEGIN, (ImageStatus.PROCESSING, ImageStatus.FAILED, Reason.NOT_FINITE)),
+}
+"""The shortest way to each status of an image task."""

@@ -1,10 +1,58 @@
-"""Trained models."""
+"""Trained models, from their birth over the parity gate to whoever draws with them or lists them."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.bases.catalogue import PUBLISHED_FAMILIES, BaseKind, stem
+from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import model_name
 from maquette.db.move import CreatedModel, create_model
+from maquette.db.now import now
+from maquette.families.registry import FAMILIES
 from maquette.server.models import repository
+from maquette.server.models.queries import ModelQuery, write_offset
+from maquette.server.models.repository import SDXL, ListedModel, Lora, ModelFilter, UnjudgedModel
+from maquette.server.models.schemas import (
+    ModelList,
+    ModelPagination,
+    ModelRow,
+    ModelType,
+    Source,
+    TypeEntry,
+    Visibility,
+)
+from maquette.server.signing import Signer
+
+WEIGHTS_SUFFIX = ".safetensors"
+SAMPLE_SUFFIX = ".png"
+STANDARD = "Standard"
+"""The one `base_model_type` there is; bases made for inpainting are of no family here."""
+PUBLIC_IDS = 1_000_000_000
+"""Added to the numbers of the operator's models, so that no tenant's own ever has the same id. Both fit in 32 bits."""
+
+TYPES: Mapping[str, ModelType] = {
+    "lora": ModelType.LORA,
+    BaseKind.CHECKPOINT: ModelType.CHECKPOINT,
+    BaseKind.REFINER: ModelType.CHECKPOINT,
+    BaseKind.VAE: ModelType.VAE,
+    BaseKind.EMBEDDING: ModelType.TEXTUAL_INVERSION,
+    BaseKind.UPSCALER: ModelType.UPSCALER,
+}
+"""Published types by what a model is for."""
+
+DISPLAY_NAMES: Mapping[ModelType, str] = {
+    ModelType.CHECKPOINT: "Checkpoint",
+    ModelType.LORA: "LORA",
+    ModelType.VAE: "VAE",
+    ModelType.CONTROLNET: "ControlNet",
+    ModelType.UPSCALER: "Upscaler",
+    ModelType.TEXTUAL_INVERSION: "Textual Inversion",
+}
+
+WITHOUT_EXTENSION = frozenset({ModelType.LORA, ModelType.TEXTUAL_INVERSION})
+"""What requests call by its file's stem."""
 
 
 async def birth(
@@ -37,3 +85,154 @@ async def birth(
         size=size,
         sha256=sha256,
     )
+
+
+async def find_lora(conn: AsyncConnection, tenant_id: str, name: str) -> Lora | None:
+    """A tenant's trained model by its published file name, with or without the extension."""
+    return await repository.find_lora(conn, tenant_id, [name, name + WEIGHTS_SUFFIX])
+
+
+# ------------------------------------------------------------------------------------------------------ the gate
+
+
+def worker_text(versions: Mapping[str, str]) -> str:
+    """What a verdict says of the worker that drew: the versions of its libraries."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def judged_with(worker: str, base_location: str | None) -> str:
+    """What a verdict holds for, in the words that `UnjudgedModel.judged_with` has for it."""
+    return f"{worker} on {base_location or repository.NO_BASE}"
+
+
+async def to_judge(conn: AsyncConnection, worker: str, limit: int) -> list[UnjudgedModel]:
+    """Models, of any tenant, that the parity gate has to judge now, oldest first.
+
+    Those are the pending ones, and the rejected ones that were judged with another base or another worker than
+    `worker` (`worker_text`); with "", while that is not known, the pending ones alone.
+    """
+    return await repository.unjudged(conn, worker, limit)
+
+
+async def postpone(conn: AsyncConnection, model: UnjudgedModel, pause: float) -> None:
+    """Let a model that came to no verdict wait `pause` seconds, and count that."""
+    await repository.postpone(conn, model.tenant_id, model.id, pause)
+
+
+# ------------------------------------------------------------------------------------------------------ the list
+
+
+async def list_models(
+    conn: AsyncConnection, signer: Signer, tenant_id: str, query: ModelQuery, *, public_url: str, ttl: int
+) -> ModelList:
+    """One page of the tenant's own models, newest first, and the operator's behind them.
+
+    `public_url` is what addresses begin with; they are good for `ttl` seconds.
+    """
+    rows = await repository.list_page(conn, tenant_id, _wanted(query), limit=query.limit, offset=query.offset)
+    expires = int(await now(conn)) + ttl
+
+    def address(path: str) -> str:
+        return public_url + signer.sign("GET", path, expires)
+
+    entries = [
+        _private_row(row, address(_path(tenant_id, row.file_name)), address(_cover_path(tenant_id, row.file_name)), ttl)
+        if row.is_private
+        else _public_row(row)
+        for row in rows
+    ]
+    return ModelList(entries, ModelPagination(write_offset(query.offset + query.limit) if rows else ""))
+
+
+async def download(conn: AsyncConnection, tenant_id: str, name: str) -> str:
+    """Key of the object that is given out under this name: a model's weights, or the picture drawn with them.
+
+    Raises:
+        MaquetteError: MODEL_NOT_FOUND, where there is no such model any more.
+    """
+    path = PurePosixPath(name)
+    objects = await repository.find_objects(conn, tenant_id, path.stem + WEIGHTS_SUFFIX)
+    if objects is None:
+        raise MaquetteError(ErrorReason.MODEL_NOT_FOUND, "no such model")
+    return objects.sample_key if path.suffix == SAMPLE_SUFFIX else objects.object_key
+
+
+def _wanted(query: ModelQuery) -> ModelFilter:
+    """Nothing here is made for inpainting, or known to be unfit for some eyes: to ask for such alone finds nothing."""
+    everywhere = query.is_inpainting is not True and query.is_nsfw is not True
+    kinds = [kind for kind, published in TYPES.items() if published in query.types]
+    return ModelFilter(
+        private=everywhere
+        and query.visibility is not Visibility.PUBLIC
+        and query.source in (None, Source.TRAINING)
+        and (not query.types or ModelType.LORA in query.types),
+        public=everywhere and query.visibility is not Visibility.PRIVATE and query.source in (None, Source.UPLOADING),
+        kinds=kinds if query.types else None,
+        is_sdxl=query.is_sdxl,
+        words=query.words,
+    )
+
+
+def _private_row(row: ListedModel, download_url: str, cover_url: str, ttl: int) -> ModelRow:
+    return _row(
+        row,
+        id=row.number,
+        status=int(not row.is_rejected),
+        source=Source.TRAINING,
+        download_url=download_url,
+        download_url_ttl=ttl,
+        cover_url=cover_url,
+    )
+
+
+def _public_row(row: ListedModel) -> ModelRow:
+    """Its weights stay with the operator. It can be used if this installation knows its family."""
+    return _row(
+        row,
+        id=PUBLIC_IDS + row.number,
+        status=int(row.family in FAMILIES.names()),
+        source=Source.UPLOADING,
+        download_url="",
+        download_url_ttl=0,
+        cover_url="",
+    )
+
+
+def _row(
+    row: ListedModel,
+    *,
+    id: int,  # noqa: A002 (the wire's name)
+    status: int,
+    source: Source,
+    download_url: str,
+    download_url_ttl: int,
+    cover_url: str,
+) -> ModelRow:
+    kind = TYPES[row.kind]
+    return ModelRow(
+        id=id,
+        name=row.name,
+        sd_name=row.file_name,
+        type=TypeEntry(kind, DISPLAY_NAMES[kind]),
+        status=status,
+        sd_name_in_api=stem(row.file_name) if kind in WITHOUT_EXTENSION else row.file_name,
+        hash_sha256=row.sha256[:10].upper(),
+        categories=[],
+        tags=[row.tag],
+        download_url=download_url,
+        download_url_ttl=download_url_ttl,
+        cover_url=cover_url,
+        source=source,
+        base_model=PUBLISHED_FAMILIES.get(row.family, row.family),
+        base_model_type=STANDARD,
+        is_sdxl=row.family == SDXL,
+        is_nsfw=False,
+    )
+
+
+def _path(tenant_id: str, name: str) -> str:
+    return f"/models/{tenant_id}/{name}"
+
+
+def _cover_path(tenant_id: str, name: str) -> str:
+    return _path(tenant_id, name.removesuffix(WEIGHTS_SUFFIX) + SAMPLE_SUFFIX)

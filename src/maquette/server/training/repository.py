@@ -88,6 +88,21 @@ class TaskRecord(Struct, frozen=True, kw_only=True):
     model_object_key: str | None
 
 
+class ModelRecord(Struct, frozen=True, kw_only=True):
+    """What the parity gate said of a task's model. Distances are of 8-bit channel values; instants in Unix seconds."""
+
+    name: str
+    status: str
+    verdict: str
+    verdict_message: str
+    from_sample_mean: float | None
+    from_sample_largest: int | None
+    from_base_mean: float | None
+    from_base_largest: int | None
+    judged_at: float | None
+    judged_with: str | None
+
+
 class DatasetItemRow(Struct, frozen=True):
     """One picture of a dataset: the asset it came from, its sealed object, and its own caption."""
 
@@ -123,6 +138,17 @@ async def find(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskRecor
     rows = await conn.execute(_RECORD, {"tenant_id": tenant_id, "task_id": task_id})
     row = rows.mappings().one_or_none()
     return msgspec.convert(row, TaskRecord) if row else None
+
+
+async def find_model(conn: AsyncConnection, tenant_id: str, task_id: str) -> ModelRecord | None:
+    """The model of a tenant's task."""
+    rows = await conn.execute(
+        select(*(models.c[field] for field in ModelRecord.__struct_fields__)).where(
+            models.c.tenant_id == tenant_id, models.c.task_id == task_id
+        )
+    )
+    row = rows.mappings().one_or_none()
+    return ModelRecord(**row) if row else None
 
 
 async def list_attempts(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[AttemptRecord]:

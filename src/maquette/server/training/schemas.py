@@ -111,6 +111,35 @@ class PictureEntry(Struct, frozen=True):
     caption: str
 
 
+class Distance(Struct, frozen=True):
+    """How far two pictures are apart: mean and largest difference of their 8-bit channel values, 0..255."""
+
+    mean: float
+    largest: int
+
+
+class ModelDetail(Struct, frozen=True, kw_only=True):
+    """A task's model, and what the parity gate said of it.
+
+    Attributes:
+        verdict: pending, passed or rejected; a rejected model can't be drawn with.
+        message: why it was rejected.
+        from_sample: between what is drawn with it here and the sample that its trainer drew.
+        from_base: between what is drawn with it here and without it.
+        judged_at: Unix seconds.
+        judged_with: base and worker of the judgement; a rejected model is judged again by others.
+    """
+
+    model_name: str
+    model_status: str
+    verdict: str
+    message: str
+    from_sample: Distance | UnsetType = UNSET
+    from_base: Distance | UnsetType = UNSET
+    judged_at: int | UnsetType = UNSET
+    judged_with: str | UnsetType = UNSET
+
+
 class TaskDetail(Struct, frozen=True, kw_only=True):
     """Everything about one task.
 
@@ -119,6 +148,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
         progress_percent, step, total_steps, eta_seconds: how far the training is.
         cancel_requested: whether its owner asked to cancel it.
         queue: only while it waits.
+        model: once it has one.
         settings: what it runs with, every default filled in.
         width, height: pixels every picture is brought to.
     """
@@ -138,6 +168,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     cancel_requested: bool
     finished_at: int | UnsetType = UNSET
     queue: QueuePlace | UnsetType = UNSET
+    model: ModelDetail | UnsetType = UNSET
     attempts: list[AttemptEntry]
     base_model: str
     width: int

@@ -1,6 +1,6 @@
 """Training tasks as their owner sees them. Nobody else's tasks exist here: a foreign id reads like an unknown one."""
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
@@ -12,14 +12,16 @@ from maquette.db.move import move_task
 from maquette.db.now import now
 from maquette.server.training import repository
 from maquette.server.training.cursors import cursor_after, parse_cursor
-from maquette.server.training.repository import TaskRecord
+from maquette.server.training.repository import ModelRecord, TaskRecord
 from maquette.server.training.schemas import (
     MODEL_TYPE,
     AttemptEntry,
     CancelAnswer,
+    Distance,
     EventEntry,
     EventPage,
     ListedTask,
+    ModelDetail,
     ModelEntry,
     Pagination,
     PictureEntry,
@@ -102,6 +104,7 @@ async def detail(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskDet
     """
     task = await find(conn, tenant_id, task_id)
     attempts = await repository.list_attempts(conn, tenant_id, task_id)
+    model = await repository.find_model(conn, tenant_id, task_id)
     return TaskDetail(
         task_name=task.name,
         task_id=task.id,
@@ -118,6 +121,7 @@ async def detail(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskDet
         cancel_requested=task.cancel_requested_at is not None,
         finished_at=UNSET if task.finished_at is None else int(task.finished_at),
         queue=await _queue_place(conn, task) if task.status is TaskStatus.QUEUING else UNSET,
+        model=UNSET if model is None else _model(model),
         attempts=[
             AttemptEntry(
                 attempt=attempt.fence,
@@ -194,6 +198,23 @@ async def _queue_place(conn: AsyncConnection, task: TaskRecord) -> QueuePlace:
     else:
         waiting_for = "a free device"
     return QueuePlace(ahead + 1, waiting_for)
+
+
+def _model(model: ModelRecord) -> ModelDetail:
+    return ModelDetail(
+        model_name=model.name,
+        model_status=model.status,
+        verdict=model.verdict,
+        message=model.verdict_message,
+        from_sample=_distance(model.from_sample_mean, model.from_sample_largest),
+        from_base=_distance(model.from_base_mean, model.from_base_largest),
+        judged_at=UNSET if model.judged_at is None else int(model.judged_at),
+        judged_with=model.judged_with or UNSET,
+    )
+
+
+def _distance(mean: float | None, largest: int | None) -> Distance | UnsetType:
+    return UNSET if mean is None or largest is None else Distance(mean, largest)
 
 
 def _models(name: str | None, status: str | None) -> list[ModelEntry]:

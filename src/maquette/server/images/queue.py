@@ -1,0 +1,380 @@
+"""What the loops read and write of image tasks: the queue, leases, ends, what is to be erased, and webhooks.
+
+A task is claimed with a lease and a fence. Whoever draws it renews the lease together with its progress; a task whose
+lease has lapsed is anybody's to give back, and what its old supervisor writes later meets a newer fence and changes
+nothing. Objects are stored before the row names them, under keys of their attempt. Statuses are moved elsewhere
+(`maquette.db.move`).
+"""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import ColumnElement, and_, bindparam, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maquette.core.drawing import PictureFormat
+from maquette.core.image_specs import ImageSpec
+from maquette.core.lifecycle import IMAGE_FAILURES, ImageStatus, Reason
+from maquette.db.move import move_image_task
+from maquette.db.now import now_sql
+from maquette.db.tables import image_tasks, webhook_deliveries
+from maquette.server.images.repository import StoredImage
+
+IMAGES = "images"
+FIRST_BACK_OFF = 1.0
+LONGEST_BACK_OFF = 60.0
+MOST_DOUBLINGS = 10
+
+
+class QueuedImageTask(Struct, frozen=True, kw_only=True):
+    """An image task that waits.
+
+    Attributes:
+        fence: of its latest attempt, 0 before the first.
+        spec: what to draw.
+        original_key: the picture to start from.
+        failures: how many of its attempts failed, by reason.
+        age: seconds since it was created.
+    """
+
+    id: str
+    tenant_id: str
+    fence: int
+    spec: ImageSpec
+    original_key: str | None
+    failures: dict[Reason, int]
+    age: float
+
+
+class ClaimedImageTask(Struct, frozen=True, kw_only=True):
+    """An image task that somebody draws, as the attempt `fence`."""
+
+    id: str
+    tenant_id: str
+    fence: int
+    failures: dict[Reason, int]
+
+
+class ImageProgress(Struct, frozen=True):
+    """How many denoising steps of a claimed task are done."""
+
+    task: ClaimedImageTask
+    step: int
+
+
+class EndedImageTask(Struct, frozen=True, kw_only=True):
+    """An image task whose time is over."""
+
+    id: str
+    tenant_id: str
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """The end of an image task that its webhook is to be told; `attempts` were begun so far."""
+
+    image_task_id: str
+    tenant_id: str
+    url: str
+    attempts: int
+
+
+def prefix(tenant_id: str, image_task_id: str) -> str:
+    """Where all objects of an image task lie."""
+    return f"{IMAGES}/{tenant_id}/{image_task_id}"
+
+
+def original_key(tenant_id: str, image_task_id: str, kind: str) -> str:
+    """Where the picture to start from lies; `kind` is its format."""
+    return f"{prefix(tenant_id, image_task_id)}/original.{kind}"
+
+
+def picture_key(task: ClaimedImageTask, index: int, kind: PictureFormat) -> str:
+    """Where a drawn picture goes: per attempt, so that a lost one can never overwrite its successor's."""
+    return f"{prefix(task.tenant_id, task.id)}/{task.fence}/{index}.{kind}"
+
+
+# ------------------------------------------------------------------------------------------------------ the queue
+
+
+async def due(conn: AsyncConnection, limit: int) -> list[QueuedImageTask]:
+    """Waiting tasks whose pause is over, oldest first."""
+    return await _queued(conn, image_tasks.c.not_before <= now_sql(conn), limit=limit)
+
+
+async def overdue(conn: AsyncConnection, deadline: float, limit: int) -> list[QueuedImageTask]:
+    """Waiting tasks that were created more than `deadline` seconds ago, oldest first."""
+    return await _queued(conn, image_tasks.c.created_at < now_sql(conn) - deadline, limit=limit)
+
+
+async def _queued(conn: AsyncConnection, condition: ColumnElement[bool], *, limit: int) -> list[QueuedImageTask]:
+    rows = await conn.execute(
+        select(
+            image_tasks.c.id,
+            image_tasks.c.tenant_id,
+            image_tasks.c.fence,
+            image_tasks.c.spec,
+            image_tasks.c.original_key,
+            image_tasks.c.failures,
+            (now_sql(conn) - image_tasks.c.created_at).label("age"),
+        )
+        .where(image_tasks.c.status == ImageStatus.QUEUED, condition)
+        .order_by(image_tasks.c.created_at, image_tasks.c.id)
+        .limit(limit)
+    )
+    return [msgspec.convert(row, QueuedImageTask) for row in rows.mappings()]
+
+
+async def postpone(conn: AsyncConnection, task: QueuedImageTask, pause: float) -> None:
+    """Let a waiting task wait `pause` seconds more, so that those behind it get their turn."""
+    await conn.execute(
+        update(image_tasks)
+        .where(_is(task), image_tasks.c.status == ImageStatus.QUEUED, image_tasks.c.fence == task.fence)
+        .values(not_before=now_sql(conn) + pause)
+    )
+
+
+async def refuse(conn: AsyncConnection, task: QueuedImageTask, reason: Reason, message: str = "") -> bool:
+    """End a waiting task that will never be drawn; False where it does not wait any more."""
+    moved = await move_image_task(
+        conn,
+        task.tenant_id,
+        task.id,
+        source=ImageStatus.QUEUED,
+        to=ImageStatus.FAILED,
+        reason=reason,
+        fence=task.fence,
+        message=_words(reason, message),
+    )
+    return moved is not None
+
+
+async def claim(
+    conn: AsyncConnection, task: QueuedImageTask, *, supervisor: str, lease: float
+) -> ClaimedImageTask | None:
+    """Begin an attempt under a lease of `lease` seconds; None where somebody else was faster."""
+    fence = await move_image_task(
+        conn,
+        task.tenant_id,
+        task.id,
+        source=ImageStatus.QUEUED,
+        to=ImageStatus.PROCESSING,
+        reason=Reason.DISPATCHED,
+        fence=task.fence,
+        values={
+            "fence": task.fence + 1,
+            "supervisor": supervisor,
+            "lease_until": now_sql(conn) + lease,
+            "started_at": now_sql(conn),
+            "step": 0,
+        },
+    )
+    if fence is None:
+        return None
+    return ClaimedImageTask(id=task.id, tenant_id=task.tenant_id, fence=fence, failures=task.failures)
+
+
+# ------------------------------------------------------------------------------------------------ while it is drawn
+
+
+async def advance(conn: AsyncConnection, progress: Collection[ImageProgress], lease: float) -> None:
+    """Store how far tasks are, and extend their leases; those that are somebody else's by now are left alone."""
+    if not progress:
+        return
+    # In one order for everybody, so that no two transactions wait for each other.
+    rows = [
+        {"this_id": one.task.id, "this_fence": one.task.fence, "done": one.step}
+        for one in sorted(progress, key=lambda one: one.task.id)
+    ]
+    await conn.execute(
+        update(image_tasks)
+        .where(
+            image_tasks.c.id == bindparam("this_id"),
+            image_tasks.c.fence == bindparam("this_fence"),
+            image_tasks.c.status == ImageStatus.PROCESSING,
+        )
+        .values(step=bindparam("done"), lease_until=now_sql(conn) + lease),
+        rows,
+    )
+
+
+def orphaned(conn: AsyncConnection, after: float) -> ColumnElement[bool]:
+    """The right of anybody to give back a task whose lease ended more than `after` seconds ago."""
+    return image_tasks.c.lease_until < now_sql(conn) - after
+
+
+def supervised_by_others(supervisor: str) -> ColumnElement[bool]:
+    """The right of a server that starts, and knows that it is the only one there is."""
+    return image_tasks.c.supervisor != supervisor
+
+
+async def in_progress(conn: AsyncConnection, right: ColumnElement[bool], limit: int) -> list[ClaimedImageTask]:
+    """Tasks that are drawn, as far as the caller has this right to them."""
+    rows = await conn.execute(
+        select(image_tasks.c.id, image_tasks.c.tenant_id, image_tasks.c.fence, image_tasks.c.failures)
+        .where(image_tasks.c.status == ImageStatus.PROCESSING, right)
+        .order_by(image_tasks.c.lease_until)
+        .limit(limit)
+    )
+    return [msgspec.convert(row, ClaimedImageTask) for row in rows.mappings()]
+
+
+async def succeed(conn: AsyncConnection, task: ClaimedImageTask, images: Sequence[StoredImage]) -> bool:
+    """End a task whose pictures are all stored; False where it is somebody else's by now."""
+    moved = await move_image_task(
+        conn,
+        task.tenant_id,
+        task.id,
+        source=ImageStatus.PROCESSING,
+        to=ImageStatus.SUCCEED,
+        reason=Reason.FINISHED,
+        fence=task.fence,
+        values={"images": images, "step": image_tasks.c.total_steps},
+    )
+    return moved is not None
+
+
+async def fail(
+    conn: AsyncConnection,
+    task: ClaimedImageTask,
+    reason: Reason,
+    message: str = "",
+    *,
+    right: ColumnElement[bool] | None = None,
+) -> ImageStatus | None:
+    """End an attempt without pictures: the task waits again while attempts are left, else it fails.
+
+    `right` is what gives the attempt to the caller where it is not the caller's own. Answers the task's new status, or
+    None where it is somebody else's by now.
+    """
+    failure = IMAGE_FAILURES[reason]
+    count = task.failures.get(reason, 0) + 1
+    retried = failure.retries_after(count)
+    status = ImageStatus.QUEUED if retried else failure.final_status
+    moved = await move_image_task(
+        conn,
+        task.tenant_id,
+        task.id,
+        source=ImageStatus.PROCESSING,
+        to=status,
+        reason=reason,
+        fence=task.fence,
+        right=right,
+        message=_words(reason, message),
+        values={"failures": {**task.failures, reason: count}, "step": 0}
+        | ({"not_before": now_sql(conn) + back_off(count)} if retried else {}),
+    )
+    return None if moved is None else status
+
+
+def back_off(count: int) -> float:
+    """Seconds before the next attempt: 1, 2, 4, … up to a minute, by how many have failed alike."""
+    return min(FIRST_BACK_OFF * 2.0 ** min(count - 1, MOST_DOUBLINGS), LONGEST_BACK_OFF)
+
+
+def _words(reason: Reason, message: str) -> str:
+    return f"{IMAGE_FAILURES[reason].words} {message}".strip()
+
+
+# --------------------------------------------------------------------------------------------------- after its end
+
+
+async def expired(conn: AsyncConnection, kept: float, limit: int) -> list[EndedImageTask]:
+    """Tasks that ended more than `kept` seconds ago and have told their webhook, oldest first."""
+    rows = await conn.execute(
+        select(image_tasks.c.id, image_tasks.c.tenant_id)
+        .where(_is_expired(conn, kept))
+        .order_by(image_tasks.c.finished_at)
+        .limit(limit)
+    )
+    return [EndedImageTask(**row) for row in rows.mappings()]
+
+
+async def forget(conn: AsyncConnection, task: EndedImageTask, kept: float) -> bool:
+    """Delete an expired task's row, after its objects (`prefix`) were erased; False where there is none.
+
+    No call shows the task by then, and no address of its pictures is good any more, so whoever is cut off in between
+    does the rest again.
+    """
+    result = await conn.execute(delete(image_tasks).where(_is(task), _is_expired(conn, kept)))
+    return result.rowcount == 1
+
+
+def _is_expired(conn: AsyncConnection, kept: float) -> ColumnElement[bool]:
+    untold = (
+        select(webhook_deliveries.c.image_task_id)
+        .where(webhook_deliveries.c.image_task_id == image_tasks.c.id, _is_open())
+        .exists()
+    )
+    return and_(image_tasks.c.finished_at < now_sql(conn) - kept, ~untold)
+
+
+# ------------------------------------------------------------------------------------------------------- webhooks
+
+
+async def due_deliveries(conn: AsyncConnection, limit: int) -> list[Delivery]:
+    """Ends that webhooks are to be told now, those that wait longest first."""
+    rows = await conn.execute(
+        select(
+            webhook_deliveries.c.image_task_id,
+            webhook_deliveries.c.tenant_id,
+            webhook_deliveries.c.url,
+            webhook_deliveries.c.attempts,
+        )
+        .where(_is_open(), webhook_deliveries.c.not_before <= now_sql(conn))
+        .order_by(webhook_deliveries.c.not_before, webhook_deliveries.c.created_at)
+        .limit(limit)
+    )
+    return [Delivery(**row) for row in rows.mappings()]
+
+
+async def claim_delivery(conn: AsyncConnection, delivery: Delivery, hold: float) -> Delivery | None:
+    """Begin an attempt that nobody repeats within `hold` seconds; None where somebody else was faster.
+
+    An attempt counts from its beginning: a server that dies in it has used it up.
+    """
+    result = await conn.execute(
+        update(webhook_deliveries)
+        .where(_same(delivery), webhook_deliveries.c.not_before <= now_sql(conn))
+        .values(attempts=delivery.attempts + 1, not_before=now_sql(conn) + hold)
+    )
+    return msgspec.structs.replace(delivery, attempts=delivery.attempts + 1) if result.rowcount else None
+
+
+async def delivered(conn: AsyncConnection, delivery: Delivery) -> bool:
+    """Remember that a webhook took the event; False where a later attempt has begun meanwhile."""
+    result = await conn.execute(
+        update(webhook_deliveries).where(_same(delivery)).values(delivered_at=now_sql(conn), message="")
+    )
+    return result.rowcount == 1
+
+
+async def undelivered(conn: AsyncConnection, delivery: Delivery, message: str, *, again_in: float | None) -> bool:
+    """Remember why an attempt failed, and when the next is due: in `again_in` seconds, or never for None.
+
+    Answers False where a later attempt has begun meanwhile.
+    """
+    statement = update(webhook_deliveries).where(_same(delivery))
+    if again_in is None:
+        statement = statement.values(message=message, gave_up_at=now_sql(conn))
+    else:
+        statement = statement.values(message=message, not_before=now_sql(conn) + again_in)
+    return (await conn.execute(statement)).rowcount == 1
+
+
+def _same(delivery: Delivery) -> ColumnElement[bool]:
+    """The row, as long as no later attempt has begun and none has settled it."""
+    return and_(
+        webhook_deliveries.c.tenant_id == delivery.tenant_id,
+        webhook_deliveries.c.image_task_id == delivery.image_task_id,
+        webhook_deliveries.c.attempts == delivery.attempts,
+        _is_open(),
+    )
+
+
+def _is_open() -> ColumnElement[bool]:
+    return and_(webhook_deliveries.c.delivered_at.is_(None), webhook_deliveries.c.gave_up_at.is_(None))
+
+
+def _is(task: QueuedImageTask | EndedImageTask) -> ColumnElement[bool]:
+    return and_(image_tasks.c.tenant_id == task.tenant_id, image_tasks.c.id == task.id)

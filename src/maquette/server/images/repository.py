@@ -1,0 +1,58 @@
+"""What the calls about pictures ask of the database. Every query takes the tenant."""
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from maquette.core.drawing import PictureFormat
+from maquette.core.image_specs import ImageKind, ImageSpec
+from maquette.core.lifecycle import ImageStatus
+from maquette.db.now import now_sql
+from maquette.db.tables import image_tasks
+
+
+class StoredImage(Struct, frozen=True):
+    """A drawn picture: its object, and the format of the bytes there."""
+
+    key: str
+    format: PictureFormat
+
+
+class ImageTaskRecord(Struct, frozen=True, kw_only=True):
+    """An image task; instants in Unix seconds.
+
+    Attributes:
+        message: words for why it has its status.
+        public_url: what the addresses begin with that its webhook is told.
+        step, total_steps: denoising steps of all its pictures.
+        images: None until it succeeded, and for a test of its webhook.
+    """
+
+    id: str
+    tenant_id: str
+    kind: ImageKind
+    status: ImageStatus
+    message: str
+    spec: ImageSpec
+    webhook_url: str | None
+    public_url: str
+    step: int
+    total_steps: int
+    images: tuple[StoredImage, ...] | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+async def find(
+    conn: AsyncConnection, tenant_id: str, image_task_id: str, *, kept: float | None = None
+) -> ImageTaskRecord | None:
+    """A tenant's image task, unless it ended more than `kept` seconds ago."""
+    query = select(*(image_tasks.c[field] for field in ImageTaskRecord.__struct_fields__)).where(
+        image_tasks.c.tenant_id == tenant_id, image_tasks.c.id == image_task_id
+    )
+    if kept is not None:
+        query = query.where(or_(image_tasks.c.finished_at.is_(None), image_tasks.c.finished_at >= now_sql(conn) - kept))
+    row = (await conn.execute(query)).mappings().one_or_none()
+    return msgspec.convert(row, ImageTaskRecord) if row else None

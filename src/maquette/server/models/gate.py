@@ -1,0 +1,29 @@
+"""The parity gate's measure: does a model draw here as its trainer drew, and does it do anything at all?"""
+
+from maquette.serving.base import Comparison
+
+SAME_MEAN = 3.0
+SAME_LARGEST = 96
+"""Most by which the replayed sample may differ from the trainer's, of 255, over all pixels and in any one.
+
+The same software on the same kind of device draws the same bytes; other devices round differently, and that grows over
+the denoising steps. A LoRA of another subject, or none, is an order of magnitude further away.
+"""
+AWAY_MEAN = 1.0
+"""Least by which a picture with the LoRA differs from the base's own, of 255: one that does nothing must not pass."""
+
+
+def objection(found: Comparison) -> str:
+    """What speaks against a model, in words for its owner; "" where nothing does."""
+    sample, base = found.from_sample, found.from_base
+    if sample.mean > SAME_MEAN or sample.largest > SAME_LARGEST:
+        return (
+            f"its sample, drawn here, differs from the trainer's by {sample.mean:.2f} in the mean and {sample.largest}"
+            f" at most, of 255; {SAME_MEAN} and {SAME_LARGEST} are tolerated"
+        )
+    if base.mean < AWAY_MEAN:
+        return (
+            f"it changes nothing: what it draws differs from the base's own picture by {base.mean:.2f} of 255 in the"
+            f" mean; {AWAY_MEAN} is the least"
+        )
+    return ""
