@@ -14,8 +14,9 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.db import migrate
+from maquette.db.counters import ALL_BASES, next_number
 from maquette.db.engine import Database, UnusableDatabase, open_database
-from maquette.db.tables import attempts, events, metadata, tasks, tenants
+from maquette.db.tables import attempts, bases, events, metadata, tasks, tenants
 from maquette.testing.factories import make_dataset, make_task, make_tenant
 from maquette.testing.postgres import PostgresServer
 
@@ -55,6 +56,11 @@ VALUES ('a-task', :tenant, 1, 'cat', 'subject', 'TRAINING', 'dispatched', :datas
 ATTEMPT_OF_VERSION_1 = """
 INSERT INTO attempts (task_id, fence, tenant_id, node_id, device, handle, supervisor, lease_until, started_at)
 VALUES ('a-task', :fence, :tenant, 'node', 'cpu', :handle, 'a-server', 1.0, :at)
+"""
+
+BASE_OF_VERSION_1 = """
+INSERT INTO bases (name, kind, family, location, sha256, created_at)
+VALUES (:name, 'checkpoint', 'sd15', '/x', '', 1.0)
 """
 
 UPGRADE = """
@@ -152,7 +158,12 @@ async def test_the_migrated_schema_is_that_of_the_tables(fresh: Database) -> Non
     await migrate.upgrade(fresh)
     async with fresh.read() as conn:
         assert await conn.run_sync(differences) == []
-        assert await conn.run_sync(check_constraints) == {"ck_tasks_status", "ck_models_status", "ck_models_verdict"}
+        assert await conn.run_sync(check_constraints) == {
+            "ck_tasks_status",
+            "ck_models_status",
+            "ck_models_verdict",
+            "ck_image_tasks_status",
+        }
 
 
 async def test_the_comparison_sees_a_difference(fresh: Database) -> None:
@@ -240,6 +251,25 @@ async def test_attempts_of_version_1_keep_their_handles_or_are_given_one(of_vers
         assert (await conn.execute(select(tasks.c.id, tasks.c.fence))).one() == ("a-task", 2)
         assert await conn.run_sync(differences) == []
         assert "ck_tasks_status" in await conn.run_sync(check_constraints)
+
+
+async def test_bases_of_version_1_are_numbered_and_named_as_files(of_version_1: Database) -> None:
+    database = of_version_1
+    async with database.write() as conn:
+        for name in ("tiny", "WFChild_v1.0", "mine.ckpt"):
+            await conn.execute(text(BASE_OF_VERSION_1), {"name": name})
+    await migrate.upgrade(database)
+    async with database.read() as conn:
+        found = (await conn.execute(select(bases.c.name, bases.c.number, bases.c.file_name))).all()
+        assert {row.name: row.file_name for row in found} == {
+            "tiny": "tiny.safetensors",
+            "WFChild_v1.0": "WFChild_v1.0.ckpt",
+            "mine.ckpt": "mine.ckpt",
+        }
+        assert sorted(row.number for row in found) == [1, 2, 3]
+        assert await conn.run_sync(differences) == []
+    async with database.write() as conn:
+        assert await next_number(conn, ALL_BASES) == 4
 
 
 async def test_a_newer_schema_is_refused_in_words(database: Database) -> None:

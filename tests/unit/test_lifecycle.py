@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 
+from maquette.core.drawing import Refusal
 from maquette.core.lifecycle import (
     ATTEMPT_ENDED,
     FAILURES,
+    IMAGE,
+    IMAGE_FAILURES,
     MODEL,
     TASK,
+    Failure,
     FailureClass,
     IllegalMove,
+    ImageStatus,
     Machine,
     ModelStatus,
     Reason,
@@ -24,7 +29,12 @@ from maquette.core.lifecycle import (
 
 NOTHING = "\N{EN DASH}"
 PAGE = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text()
-MACHINES: list[tuple[Machine[Any], Any, str]] = [(TASK, TaskStatus, "Tasks"), (MODEL, ModelStatus, "Models")]
+MACHINES: list[tuple[Machine[Any], Any, str]] = [
+    (TASK, TaskStatus, "Tasks"),
+    (MODEL, ModelStatus, "Models"),
+    (IMAGE, ImageStatus, "Image tasks"),
+]
+Failures = Mapping[Reason, Failure[Any]]
 
 
 def section(title: str) -> str:
@@ -58,12 +68,11 @@ def test_the_page_draws_exactly_the_edges(machine: Machine[Any], statuses: Any, 
     assert drawn(title) == edges | ends
 
 
-def test_the_page_lists_exactly_the_failures() -> None:
-    listed = {
-        reason.strip("`"): (kind, int(attempts), words) for reason, kind, attempts, words in table("Failed attempts")
-    }
+@pytest.mark.parametrize(("failures", "title"), [(FAILURES, "Failed attempts"), (IMAGE_FAILURES, "Failed drawings")])
+def test_the_page_lists_exactly_the_failures(failures: Failures, title: str) -> None:
+    listed = {reason.strip("`"): (kind, int(attempts), words) for reason, kind, attempts, words in table(title)}
     assert listed == {
-        reason: (failure.failure_class, failure.attempts, failure.words) for reason, failure in FAILURES.items()
+        reason: (failure.failure_class, failure.attempts, failure.words) for reason, failure in failures.items()
     }
 
 
@@ -88,8 +97,9 @@ def sources(machine: Machine[Any], to: Any, reason: Reason) -> set[Any]:
     return found
 
 
-def test_three_ends_are_final() -> None:
+def test_the_ends_are_final() -> None:
     assert {status for status in TaskStatus if TASK.is_final(status)} == {"SUCCESS", "FAILED", "CANCELED"}
+    assert {status for status in ImageStatus if IMAGE.is_final(status)} == {"TASK_STATUS_SUCCEED", "TASK_STATUS_FAILED"}
 
 
 def test_every_status_can_be_reached() -> None:
@@ -100,15 +110,30 @@ def test_every_status_can_be_reached() -> None:
         assert reached == {None, *statuses}
 
 
-def test_every_failed_attempt_leads_somewhere() -> None:
-    """An attempt may end for any failure: FAILED is always open, and the queue for what may be tried again."""
-    assert TASK.edges[TaskStatus.TRAINING, TaskStatus.FAILED] == ATTEMPT_ENDED
-    requeued = TASK.edges[TaskStatus.TRAINING, TaskStatus.QUEUING]
-    for reason, failure in FAILURES.items():
+@pytest.mark.parametrize(
+    ("machine", "failures", "running", "waiting"),
+    [
+        (TASK, FAILURES, TaskStatus.TRAINING, TaskStatus.QUEUING),
+        (IMAGE, IMAGE_FAILURES, ImageStatus.PROCESSING, ImageStatus.QUEUED),
+    ],
+)
+def test_every_failed_attempt_leads_somewhere(
+    machine: Machine[Any], failures: Failures, running: Any, waiting: Any
+) -> None:
+    """An attempt may end for any failure: its final status is open, and the queue for what may be tried again."""
+    requeued = machine.edges[running, waiting]
+    for reason, failure in failures.items():
+        assert reason in machine.edges[running, failure.final_status]
+        assert machine.is_final(failure.final_status)
         assert not failure.retries_after(failure.attempts)
         for ended in range(failure.attempts):
             assert failure.retries_after(ended) == (reason in requeued)
         assert (reason in requeued) == (failure.failure_class is not FailureClass.USER)
+    assert frozenset(FAILURES) == ATTEMPT_ENDED
+
+
+def test_what_a_worker_refuses_is_a_failed_drawing() -> None:
+    assert {Reason(refusal) for refusal in Refusal} <= set(IMAGE_FAILURES)
 
 
 def test_an_illegal_move_says_what_was_tried() -> None:
@@ -120,6 +145,7 @@ def test_statuses_are_the_published_words() -> None:
     published: Mapping[Any, str] = {
         TaskStatus: "QUEUING TRAINING SUCCESS FAILED CANCELED",
         ModelStatus: "DEPLOYING SERVING",
+        ImageStatus: "TASK_STATUS_QUEUED TASK_STATUS_PROCESSING TASK_STATUS_SUCCEED TASK_STATUS_FAILED",
     }
     for statuses, words in published.items():
         assert [str(status) for status in statuses] == words.split()

@@ -1,11 +1,11 @@
-"""The whole service in one process: HTTP, the loops, and the executor's trainers as its children."""
+"""The whole service in one process: HTTP, the loops, and trainers and inference workers as its children."""
 
 import asyncio
 import fcntl
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from maquette.server.app import create_app
 from maquette.server.bases import service as bases
 from maquette.server.loops.supervision import Supervision
 from maquette.server.settings import Settings
+from maquette.serving.base import Pool
+from maquette.serving.registry import pool_factory
 from maquette.storage.registry import open_storage
 
 log: Any = structlog.get_logger()
@@ -54,7 +56,7 @@ async def serve(settings: Settings, host: str, port: int, announce: Callable[[st
 
 @asynccontextmanager
 async def service(settings: Settings) -> AsyncGenerator[Litestar]:
-    """Everything but the HTTP server: migrated database, storage, executor, running loops, and the app over them."""
+    """Everything but the HTTP server: database, storage, executor, pool, running loops, and the app over them."""
     database = open_database(settings.database)
     try:
         await upgrade(database)
@@ -68,15 +70,19 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
             devices=detect_devices(settings.devices),
             settings=NodeSettings(threads=settings.trainer_threads, abandon_after=settings.abandon_after),
         )
-        supervision = Supervision(settings, database, storage, executor)
-        await supervision.start()
+        pool: Pool = pool_factory(settings.pool)(
+            settings.data_dir / "serving",
+            storage,
+            devices=detect_devices(settings.drawing_devices),
+            settings=settings.pool_settings,
+        )
+        supervision = Supervision(settings, database, storage, executor, pool)
         try:
+            await pool.start()
+            await supervision.start()
             yield create_app(settings, database, storage)
         finally:
-            try:
-                await supervision.stop()
-            finally:
-                await executor.close()
+            await end_all(supervision.stop, pool.close, executor.close)
     finally:
         await database.dispose()
 
@@ -128,6 +134,13 @@ async def until_answering(host: str, port: int, serving: asyncio.Task[Any]) -> N
         writer.close()
         return
     raise MaquetteError(ErrorReason.SERVICE_UNAVAILABLE, f"nothing answers on {host}:{port}")
+
+
+async def end_all(*ends: Callable[[], Awaitable[None]]) -> None:
+    """Await each in turn, also after one has failed; what failed last is raised."""
+    async with AsyncExitStack() as stack:
+        for end in reversed(ends):
+            stack.push_async_callback(end)
 
 
 @contextmanager

@@ -7,23 +7,26 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 
+from maquette.bases.catalogue import BaseKind
 from maquette.core.ids import new_task_id, sha256_hex
 from maquette.core.lifecycle import TaskStatus
 from maquette.core.specs import TrainingSpec
 from maquette.db.engine import Database
 from maquette.db.events import list_events
 from maquette.db.move import create_task
-from maquette.db.now import now_sql
-from maquette.db.tables import attempts, bases, dataset_items, models, tasks
+from maquette.db.tables import attempts, dataset_items, models, tasks
 from maquette.executors.base import Executor
+from maquette.server.bases import service as base_service
+from maquette.server.bases.service import Base
 from maquette.server.loops.supervision import Supervision
 from maquette.server.settings import Settings
 from maquette.server.training import service as training
 from maquette.storage.registry import open_storage
 from maquette.testing.factories import make_dataset, make_tenant, training_spec
 from maquette.testing.scripted_executor import Script, ScriptedExecutor, ScriptedNode
+from maquette.testing.scripted_pool import ScriptedPool
 
 SETTINGS = Settings(loop_interval=0.01, checkpoint_every=4, stop_grace=0.05)
 PATIENCE = 30.0
@@ -43,6 +46,7 @@ class Service:
 
     Attributes:
         node: where attempts run; a test may put another in its place.
+        pool: where pictures are drawn, and models compared.
         running: the loops that were started and not stopped.
     """
 
@@ -51,12 +55,13 @@ class Service:
         self.tenant_id = tenant_id
         self.storage = open_storage("memory://")
         self.node = ScriptedNode()
+        self.pool = ScriptedPool(self.storage)
         self.running: list[Supervision] = []
 
     async def start(self, executor: Executor | None = None, settings: Settings = SETTINGS) -> Supervision:
         """Start a server's loops, with a new executor on the node unless one is given."""
         executor = executor or ScriptedExecutor(self.node, self.storage)
-        supervision = Supervision(settings, self.database, self.storage, executor)
+        supervision = Supervision(settings, self.database, self.storage, executor, self.pool)
         await supervision.start()
         self.running.append(supervision)
         return supervision
@@ -154,15 +159,15 @@ async def open_service(database: Database) -> AsyncGenerator[Service]:
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         spec = training_spec()
-        await conn.execute(
-            insert(bases).values(
+        await base_service.register(
+            conn,
+            Base(
                 name=spec.base.name,
-                kind="checkpoint",
+                kind=BaseKind.CHECKPOINT,
                 family=spec.base.family,
                 location="/bases/tiny",
                 sha256=spec.base.sha256,
-                created_at=now_sql(conn),
-            )
+            ),
         )
     service = Service(database, tenant_id)
     try:

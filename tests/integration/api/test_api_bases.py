@@ -37,7 +37,7 @@ async def test_a_base_whose_family_is_gone_is_refused_in_words(api: Api, databas
     response = await api.train(base_model="xl", image_dataset_items=items)
     assert reason(response) == (400, "INVALID_REQUEST_BODY")
     message = response.json()["message"]
-    assert message == "base_model: 'xl' is of the family sdxl, and this server trains sd15 only"
+    assert message == "base_model: 'xl' is of the family sdxl, and this server supports sd15 only"
     assert await traces.count() == before
 
 

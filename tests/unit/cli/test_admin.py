@@ -96,12 +96,55 @@ def test_what_keys_commands_did_is_told_in_json(run: Run, data_dir: Path) -> Non
 def test_a_base_is_added_and_listed(run: Run, data_dir: Path) -> None:
     added = run("bases", "add", MARKUP, "--from", BUNDLED_PATH, "--json", "--data-dir", data_dir)
     base = json.loads(added.out)
-    assert added.err == f"registered {MARKUP}: sd15, {base['sha256'][:10]}, {BUNDLED_PATH}\n"
-    assert json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out) == [base]
+    assert added.err == f"registered {MARKUP}: checkpoint, sd15, {base['sha256'][:10]}, {BUNDLED_PATH}\n"
+    (listed_base,) = json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out)
+    assert listed_base == {name: base[name] for name in ("name", "kind", "family", "location", "sha256")} | {
+        "aliases": []
+    }
     header, row = run("bases", "list", "--data-dir", data_dir).out.splitlines()
-    assert header.split() == ["name", "family", "hash", "location"]
-    assert row.startswith(f"{MARKUP}  sd15")
+    assert header.split() == ["name", "kind", "family", "hash", "aliases", "location"]
+    assert row.startswith(f"{MARKUP}  checkpoint  sd15")
     assert row.endswith(str(BUNDLED_PATH))
+
+
+def test_a_vae_is_added_and_other_kinds_are_told_what_they_lack(run: Run, data_dir: Path) -> None:
+    added = run("bases", "add", "soft", "--from", BUNDLED_PATH / "vae", "--kind", "vae", "--data-dir", data_dir)
+    assert added.err.startswith("registered soft: vae, sd15, ")
+    for kind, words in {
+        "checkpoint": "model_index.json does not exist",
+        "embedding": "wanted one tensor of vectors",
+        "upscaler": "kind: the one upscaler there is, Latent, needs no file",
+    }.items():
+        ended = run("bases", "add", "x", "--from", BUNDLED_PATH / "vae", "--kind", kind, "--data-dir", data_dir)
+        assert ended.code == 1
+        assert words in ended.err
+    assert [base["kind"] for base in json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out)] == ["vae"]
+
+
+def test_an_alias_is_given_replaced_and_taken_away(run: Run, data_dir: Path) -> None:
+    def aliases() -> dict[str, list[str]]:
+        listed_bases = json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out)
+        return {base["name"]: base["aliases"] for base in listed_bases}
+
+    for name in ("one", "two"):
+        run("bases", "add", name, "--from", BUNDLED_PATH, "--data-dir", data_dir)
+    assert run("bases", "alias", "other", "one", "--data-dir", data_dir).err == "other is one from now on\n"
+    assert aliases() == {"one": ["other"], "two": []}
+    run("bases", "alias", "other", "two", "--data-dir", data_dir)
+    assert aliases() == {"one": [], "two": ["other"]}
+    assert "two  " in run("bases", "list", "--data-dir", data_dir).out
+    assert run("bases", "alias", "other", "--remove", "--data-dir", data_dir).err == "removed the alias other\n"
+    assert aliases() == {"one": [], "two": []}
+    for arguments, words in {
+        ("other", "--remove"): "there is no alias 'other'; this server has none yet",
+        ("other", "three"): "no model 'three' is registered; this server has one, two",
+        ("one", "two"): "'one' is a registered model's own name",
+        ("other",): "give the model that the alias shall mean, or --remove",
+        ("other", "one", "--remove"): "give the model that the alias shall mean, or --remove",
+    }.items():
+        ended = run("bases", "alias", *arguments, "--data-dir", data_dir)
+        assert ended.code == 1
+        assert words in ended.err
 
 
 def test_what_is_no_base_is_words(run: Run, data_dir: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from maquette.executors.base import Executor
 from maquette.server.idempotency import forget_old_keys
 from maquette.server.loops import attempts, conclude
 from maquette.server.loops.base import Loop
+from maquette.server.loops.image_sweep import ImageSweep
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.sweep import UploadSweep
 
@@ -23,7 +24,8 @@ SWEEP_SECONDS = 3600.0
 
 class ReapLoop(Loop):
     """Ends attempts whose supervisor is long gone; erases run directories of ended attempts, uploads nobody needs,
-    and keys of creating requests that are too old. Each is an errand: none waits for another, or fails with it.
+    pictures whose time is over, and keys of creating requests that are too old. Each is an errand: none waits for
+    another, or fails with it.
 
     An attempt is orphaned when its lease ended more than `orphan_after` seconds ago. By then its trainer has ended
     by itself, for want of a supervisor's heartbeat, so a new attempt can't meet the old one.
@@ -37,6 +39,7 @@ class ReapLoop(Loop):
         executor: Executor,
         lease: Lease,
         sweep: UploadSweep,
+        images: ImageSweep,
         *,
         interval: float,
         orphan_after: float,
@@ -47,6 +50,7 @@ class ReapLoop(Loop):
         self._executor = executor
         self._lease = lease
         self._sweep = sweep
+        self._images = images
         self._swept_at = float("-inf")
         self._orphan_after = orphan_after
         self._idempotency_ttl = idempotency_ttl
@@ -60,6 +64,7 @@ class ReapLoop(Loop):
         self.errands.begin("end orphans", self._end_orphans)
         self.errands.begin("erase leftovers", self._erase_leftovers)
         self.errands.begin("forget old keys", self._forget_old_keys)
+        self.errands.begin("erase old pictures", self._images.run)
         if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
             self.errands.begin(SWEEP, self._sweep_uploads)
 

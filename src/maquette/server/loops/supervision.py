@@ -1,4 +1,4 @@
-"""The loops that see to attempts, as one thing to start and stop."""
+"""The loops that see to attempts, models and image tasks, as one thing to start and stop."""
 
 import asyncio
 from typing import Any
@@ -9,13 +9,17 @@ from maquette.core.ids import new_id
 from maquette.db.engine import Database
 from maquette.executors.base import Executor
 from maquette.server.loops.base import Loop
+from maquette.server.loops.deploy import DeployLoop
 from maquette.server.loops.dispatch import DispatchLoop
+from maquette.server.loops.draw import DrawLoop
+from maquette.server.loops.image_sweep import ImageSweep
 from maquette.server.loops.lapse import LapseLoop
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.reap import ReapLoop
 from maquette.server.loops.sweep import UploadSweep
 from maquette.server.loops.watch import WatchLoop
 from maquette.server.settings import Settings
+from maquette.serving.base import Pool
 from maquette.storage.base import Storage
 
 log: Any = structlog.get_logger()
@@ -26,14 +30,17 @@ ORPHAN_MARGIN = 60.0
 
 
 class Supervision:
-    """Dispatching, watching and reaping the attempts of one executor.
+    """Dispatching, watching and reaping the attempts of one executor; judging models and drawing by one pool.
 
     Attributes:
         lease: under which it supervises.
     """
 
-    def __init__(self, settings: Settings, database: Database, storage: Storage, executor: Executor) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, storage: Storage, executor: Executor, pool: Pool
+    ) -> None:
         self._executor = executor
+        self._database = database
         self.lease = Lease(database, supervisor=new_id())
         dispatch = DispatchLoop(
             database,
@@ -58,12 +65,23 @@ class Supervision:
             executor,
             self.lease,
             UploadSweep(database, storage, settings.keep_unused_uploads),
+            ImageSweep(database, storage, settings.keep_images + settings.image_url_ttl),
             interval=settings.reap_interval,
             orphan_after=settings.abandon_after + ORPHAN_MARGIN,
             idempotency_ttl=settings.idempotency_ttl,
         )
         lapse = LapseLoop(self.lease, (dispatch, watch), interval=settings.loop_interval)
-        self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse)
+        self._draw = DrawLoop(
+            database,
+            storage,
+            pool,
+            supervisor=self.lease.supervisor,
+            interval=settings.loop_interval,
+            deadline=settings.image_deadline,
+            model_wait=settings.model_wait,
+        )
+        deploy = DeployLoop(database, pool, interval=settings.loop_interval)
+        self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse, deploy, self._draw)
 
     async def start(self) -> None:
         """Become the supervisor of this node's attempts, before anything new is dispatched; then start turning.
@@ -71,7 +89,9 @@ class Supervision:
         Only one server may do so at a time: the caller holds the data directory's lock.
         """
         adopted = await self.lease.take_over(self._executor.node_id)
-        log.info("supervision.started", node=self._executor.node_id, adopted=adopted)
+        # A database in a file has no other server, so that what was being drawn is certainly drawn no more.
+        given_back = await self._draw.take_over() if self._database.file is not None else 0
+        log.info("supervision.started", node=self._executor.node_id, adopted=adopted, given_back=given_back)
         for loop in self._loops:
             loop.start()
 

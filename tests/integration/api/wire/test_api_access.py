@@ -22,12 +22,20 @@ KEYED = {
     ("POST", "/training/{task_id:str}/cancel"): KEY,
     ("GET", "/training/{task_id:str}/events"): KEY,
     ("GET", "/training/{task_id:str}/weights"): KEY,
+    ("POST", "/async/txt2img"): KEY,
+    ("POST", "/async/img2img"): KEY,
+    ("GET", "/async/task-result"): KEY,
+    ("GET", "/model"): KEY,
+    ("GET", "/user"): KEY,
+    ("GET", "/user/balance"): KEY,
 }
 MATRIX = {
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("PUT", "/uploads/{owner:str}/{name:str}"): SIGNED,
+    ("GET", "/images/{owner:str}/{task_id:str}/{attempt:str}/{name:str}"): SIGNED,
+    ("GET", "/models/{owner:str}/{name:str}"): SIGNED,
     **KEYED,
     **{(method, f"/v3{path}"): permission for (method, path), permission in KEYED.items()},
 }

@@ -8,7 +8,14 @@ from litestar import Litestar
 from litestar.routes import HTTPRoute
 
 from maquette.core.errors import HTTP_STATUS
-from maquette.core.manual import body_table, component_table, setting_table
+from maquette.core.manual import (
+    body_table,
+    component_table,
+    drawing_table,
+    image_to_image_table,
+    setting_table,
+    text_to_image_table,
+)
 from maquette.server.app import KEYED
 from maquette.server.queries import query_table
 from maquette.server.settings import Settings
@@ -36,7 +43,18 @@ async def test_the_framework_serves_no_pages_of_its_own(api: Api, path: str) -> 
     assert (await api.http.get("/openapi.json")).json()["openapi"].startswith("3.1")
 
 
-@pytest.mark.parametrize("table", [body_table(), setting_table(), component_table(), query_table(KEYED)])
+@pytest.mark.parametrize(
+    "table",
+    [
+        body_table(),
+        setting_table(),
+        component_table(),
+        drawing_table(),
+        text_to_image_table(),
+        image_to_image_table(),
+        query_table(KEYED),
+    ],
+)
 def test_every_field_and_limit_is_in_a_table(table: str) -> None:
     assert f"\n\n{table}\n\n" in MANUAL
 

@@ -1,0 +1,107 @@
+"""New models meet the parity gate."""
+
+from functools import partial
+from typing import Any
+
+import structlog
+
+from maquette.core.drawing import Refusal, sample_request
+from maquette.db.engine import Database
+from maquette.db.move import Judgement, pass_model, reject_model
+from maquette.server.loops.base import Loop
+from maquette.server.loops.conclude import back_off
+from maquette.server.loops.interruption import Interrupted, Interruptible
+from maquette.server.models import gate
+from maquette.server.models import service as models
+from maquette.server.models.service import UnjudgedModel
+from maquette.serving.base import CompareJob, Comparison, JobRefused, Pool, StoredLora, WorkerLost
+from maquette.storage.base import ObjectMissing, StorageFailed
+
+log: Any = structlog.get_logger()
+
+AT_A_TIME = 8
+
+FAULTS = frozenset({Refusal.UNMATCHED_LORA, Refusal.BROKEN_LORA, Refusal.NOT_FINITE})
+"""What a worker says of the LoRA itself; anything else it says may pass."""
+
+
+class DeployLoop(Loop):
+    """Lets the pool replay the sample of each model that is not judged yet, and stores the gate's verdict.
+
+    What comes to no verdict, since a worker was lost, the storage is away or the base is, waits and is tried again for
+    as long as it takes: the model stays DEPLOYING.
+    """
+
+    def __init__(self, database: Database, pool: Pool, *, interval: float) -> None:
+        super().__init__(interval)
+        self._database = database
+        self._pool = pool
+        self._waits = Interruptible()
+        self._worker = ""
+        """Versions of what draws, "" before the first comparison."""
+
+    async def turn(self) -> None:
+        """Begin to judge what is due."""
+        under_way = self.errands.under_way
+        async with self._database.read() as conn:
+            found = await models.to_judge(conn, self._worker, AT_A_TIME)
+        for model in found:
+            name = f"judge {model.id}"
+            if name not in under_way:
+                self.errands.begin(name, partial(self._judge, model))
+
+    async def stop(self) -> None:
+        """Let go of what is being judged; nothing is lost by it."""
+        self._waits.stop()
+        await super().stop()
+
+    async def _judge(self, model: UnjudgedModel) -> None:
+        if model.base_location is None:
+            await self._postpone(model, "its base is not registered")
+            return
+        job = CompareJob(
+            base=model.base_location,
+            request=sample_request(model.spec.sample),
+            lora=StoredLora(key=model.object_key, sha256=model.sha256),
+            sample_key=model.sample_key,
+        )
+        try:
+            found = await self._waits.wait(self._pool.compare(job))
+        except Interrupted:
+            return
+        except JobRefused as refusal:
+            if refusal.reason in FAULTS:
+                await self._reject(model, Judgement(judged_with=model.judged_with, message=refusal.message))
+            else:
+                await self._postpone(model, refusal.message)
+        except ObjectMissing as error:
+            await self._reject(model, Judgement(judged_with=model.judged_with, message=f"its files are gone: {error}"))
+        except (WorkerLost, StorageFailed) as error:
+            await self._postpone(model, str(error))
+        else:
+            await self._decide(model, model.base_location, found)
+
+    async def _decide(self, model: UnjudgedModel, base_location: str, found: Comparison) -> None:
+        self._worker = models.worker_text(found.versions)
+        judgement = Judgement(
+            judged_with=models.judged_with(self._worker, base_location),
+            message=gate.objection(found),
+            from_sample=found.from_sample,
+            from_base=found.from_base,
+        )
+        if judgement.message:
+            await self._reject(model, judgement)
+            return
+        async with self._database.write() as conn:
+            await pass_model(conn, model.tenant_id, model.id, judgement)
+        log.info("model.serving", model=model.name, mean=found.from_sample.mean, largest=found.from_sample.largest)
+
+    async def _reject(self, model: UnjudgedModel, judgement: Judgement) -> None:
+        async with self._database.write() as conn:
+            await reject_model(conn, model.tenant_id, model.id, judgement)
+        log.warning("model.rejected", model=model.name, why=judgement.message)
+
+    async def _postpone(self, model: UnjudgedModel, why: str) -> None:
+        log.warning("model.not_judged", model=model.name, why=why, tries=model.attempts + 1)
+        async with self._database.write() as conn:
+            await models.postpone(conn, model, back_off(model.attempts + 1))
