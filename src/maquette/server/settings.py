@@ -13,6 +13,7 @@ from maquette.core.errors import InvalidRequest
 from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
 from maquette.core.specs import MAX_PICTURES
 from maquette.pictures.limits import PictureLimits
+from maquette.server.webhooks.outbound import Network, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
@@ -175,6 +176,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     model_wait: Annotated[
         float, Meta(ge=0, description="Seconds for which an image task waits until its LoRA is served.")
     ] = 600.0
+    outbound_allow: Annotated[
+        str,
+        Meta(
+            description="Networks that webhooks may be in though they are not public, such as `10.0.0.0/8,192.168.1.5`."
+        ),
+    ] = ""
+    webhook_timeout: Annotated[float, Meta(gt=0, description="Seconds that a webhook has to answer.")] = 5.0
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
@@ -217,6 +225,18 @@ class Settings(Struct, frozen=True, kw_only=True):
             longest_wait=self.drawing_longest_wait,
             silence_timeout=self.drawing_silence,
         )
+
+    @property
+    def outbound_networks(self) -> tuple[Network, ...]:
+        """Networks that may be called though they are not public.
+
+        Raises:
+            InvalidRequest: one of them is no network.
+        """
+        try:
+            return read_networks(self.outbound_allow)
+        except ValueError as error:
+            raise InvalidRequest(variable("outbound_allow"), f"can't be used: {error}") from None
 
     @property
     def original_limits(self) -> PictureLimits:

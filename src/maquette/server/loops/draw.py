@@ -83,8 +83,10 @@ class DrawLoop(Loop):
 
     async def turn(self) -> None:
         """One round."""
-        async with self._database.write() as conn:
-            await queue.advance(conn, list(self._under_way.values()), LEASE_SECONDS)
+        if self._under_way:
+            async with self._database.write() as conn:
+                await queue.advance(conn, list(self._under_way.values()), LEASE_SECONDS)
+        async with self._database.read() as conn:
             lapsed = queue.orphaned(conn, LEASE_SECONDS)
         await self._give_back(lapsed)
         await self._end_overdue()

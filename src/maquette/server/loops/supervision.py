@@ -9,6 +9,7 @@ from maquette.core.ids import new_id
 from maquette.db.engine import Database
 from maquette.executors.base import Executor
 from maquette.server.loops.base import Loop
+from maquette.server.loops.deliver import DeliverLoop
 from maquette.server.loops.deploy import DeployLoop
 from maquette.server.loops.dispatch import DispatchLoop
 from maquette.server.loops.draw import DrawLoop
@@ -19,6 +20,8 @@ from maquette.server.loops.reap import ReapLoop
 from maquette.server.loops.sweep import UploadSweep
 from maquette.server.loops.watch import WatchLoop
 from maquette.server.settings import Settings
+from maquette.server.signing import open_signer
+from maquette.server.webhooks.outbound import Outbound
 from maquette.serving.base import Pool
 from maquette.storage.base import Storage
 
@@ -30,7 +33,8 @@ ORPHAN_MARGIN = 60.0
 
 
 class Supervision:
-    """Dispatching, watching and reaping the attempts of one executor; judging models and drawing by one pool.
+    """Dispatching, watching and reaping the attempts of one executor; judging models and drawing by one pool; telling
+    webhooks.
 
     Attributes:
         lease: under which it supervises.
@@ -81,7 +85,15 @@ class Supervision:
             model_wait=settings.model_wait,
         )
         deploy = DeployLoop(database, pool, interval=settings.loop_interval)
-        self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse, deploy, self._draw)
+        deliver = DeliverLoop(
+            database,
+            Outbound(settings.outbound_networks, settings.webhook_timeout),
+            open_signer(settings),
+            interval=settings.loop_interval,
+            public_url=settings.public_url,
+            url_ttl=settings.image_url_ttl,
+        )
+        self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse, deploy, self._draw, deliver)
 
     async def start(self) -> None:
         """Become the supervisor of this node's attempts, before anything new is dispatched; then start turning.

@@ -1,0 +1,91 @@
+"""Ends of image tasks reach their webhooks."""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from maquette.core.errors import TaskNotFound
+from maquette.db.engine import Database
+from maquette.server.images import queue
+from maquette.server.images import service as images
+from maquette.server.images.queue import Delivery
+from maquette.server.loops.base import Loop
+from maquette.server.signing import Signer
+from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
+
+log: Any = structlog.get_logger()
+
+AT_A_TIME = 32
+ATTEMPTS = 6
+"""One, and five more as published."""
+FIRST_PAUSE = 1.0
+HOLD = 30.0
+"""Seconds after which another server may try what this one has begun: longer than any call takes."""
+
+
+class DeliverLoop(Loop):
+    """Tells each webhook once that its task has ended, up to five times more where it does not answer with 2xx."""
+
+    def __init__(
+        self, database: Database, outbound: Outbound, signer: Signer, *, interval: float, public_url: str, url_ttl: int
+    ) -> None:
+        """Take what it works with; `public_url` and `url_ttl` are for the pictures' addresses."""
+        super().__init__(interval)
+        self._database = database
+        self._outbound = outbound
+        self._signer = signer
+        self._public_url = public_url
+        self._url_ttl = url_ttl
+
+    async def turn(self) -> None:
+        """Begin what is due."""
+        under_way = self.errands.under_way
+        async with self._database.read() as conn:
+            due = await queue.due_deliveries(conn, AT_A_TIME)
+        for delivery in due:
+            name = f"tell {delivery.image_task_id}"
+            if name not in under_way:
+                self.errands.begin(name, partial(self._deliver, delivery))
+
+    async def stop(self) -> None:
+        """Let the calls under way end; each is bounded."""
+        await super().stop()
+        await self._outbound.close()
+
+    async def _deliver(self, due: Delivery) -> None:
+        async with self._database.write() as conn:
+            delivery = await queue.claim_delivery(conn, due, HOLD)
+        if delivery is None:
+            return
+        try:
+            status = await self._outbound.post(delivery.url, await self._event(delivery))
+        except (OutboundRefused, TaskNotFound) as error:
+            await self._settle(delivery, str(error), again=False)
+        except OutboundFailed as error:
+            await self._settle(delivery, str(error), again=True)
+        else:
+            await self._settle(delivery, "" if 200 <= status < 300 else f"answered {status}", again=True)
+
+    async def _event(self, delivery: Delivery) -> bytes:
+        async with self._database.read() as conn:
+            event = await images.event(
+                conn,
+                delivery.tenant_id,
+                delivery.image_task_id,
+                self._signer,
+                public_url=self._public_url,
+                ttl=self._url_ttl,
+            )
+        return msgspec.json.encode(event)
+
+    async def _settle(self, delivery: Delivery, problem: str, *, again: bool) -> None:
+        """Store how a call went; `problem` is "" where it went well."""
+        pause = FIRST_PAUSE * 2.0 ** (delivery.attempts - 1) if again and delivery.attempts < ATTEMPTS else None
+        async with self._database.write() as conn:
+            if not problem:
+                await queue.delivered(conn, delivery)
+                return
+            await queue.undelivered(conn, delivery, problem, again_in=pause)
+        log.warning("webhook.failed", task=delivery.image_task_id, attempt=delivery.attempts, why=problem)
