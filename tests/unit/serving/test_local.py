@@ -4,6 +4,7 @@ The workers are stand-ins: real processes on real sockets, without torch.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -122,6 +123,8 @@ async def soon(condition: Callable[[], bool]) -> None:
 
 
 def descriptors() -> int:
+    """How many this process has open, without those that earlier tests left to the garbage collector."""
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -350,7 +353,7 @@ async def test_nothing_is_left_of_a_closed_pool(open_pool: Open, store: Store) -
         await hanging
     assert identify(said.child) is None
     assert children() <= mine
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.001, 0.005, 0.02, 0.1, 0.5])
@@ -365,7 +368,7 @@ async def test_pool_can_be_closed_at_any_moment_of_its_start(open_pool: Open, mo
     with pytest.raises(WorkerLost):
         await job
     assert children() <= mine
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 SERVER = """
