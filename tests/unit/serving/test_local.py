@@ -362,7 +362,7 @@ async def test_pool_can_be_closed_at_any_moment_of_its_start(open_pool: Open, mo
     before, mine = descriptors(), children()
     pool = open_pool(workers=2, nice=5)
     await pool.start()
-    job = asyncio.create_task(pool.draw(drawing(Mishap.SLOW), Ear()))
+    job = asyncio.create_task(pool.draw(drawing(Mishap.HANG), Ear()))
     await asyncio.sleep(moment)
     await pool.close()
     with pytest.raises(WorkerLost):
