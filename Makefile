@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fast format bench bench-recovery bench-quality bench-swap constraints clean
+.PHONY: help install demo test test-slow check fast format bench bench-recovery bench-quality bench-swap constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,8 +23,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install  ## pictures in, a trained LoRA out, before/after pictures in demo/
 	$(BIN)/maquette demo --out demo
 
-test: check  ## what CI runs: linters, types, import arrows, all tests
-	$(BIN)/pytest
+test: check  ## linters, types, import arrows, and all tests but the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: install  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
+	$(BIN)/pytest -m slow
 
 check: install  ## linters, types and import arrows only
 	$(BIN)/ruff check .
@@ -33,7 +36,7 @@ check: install  ## linters, types and import arrows only
 	$(BIN)/lint-imports --no-cache
 
 fast: install  ## only the tests that need no torch, in a minute or two
-	$(BIN)/pytest -m 'not torch'
+	$(BIN)/pytest -m 'not torch and not slow'
 
 format: install  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,7 @@ from PIL import Image
 
 from maquette.cli.server_process import MAQUETTE
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 JUDGE = Path(__file__).parents[2] / "benchmarks" / "demo_quality.py"
 

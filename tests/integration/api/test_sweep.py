@@ -222,6 +222,7 @@ class DyingAt:
         return self._trace
 
 
+@pytest.mark.slow
 async def test_a_sweep_that_is_cut_off_at_any_line_loses_nothing_and_is_made_good_by_the_next(
     api: Api, database: Database, storage: Storage, uploads: UploadSweep
 ) -> None:
