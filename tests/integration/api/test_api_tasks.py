@@ -89,11 +89,13 @@ async def test_a_new_task_in_detail(api: Api) -> None:
         "width",
         "height",
         "settings",
+        "sample",
         "pictures",
     ]
     assert (task["task_status"], task["reason"], task["message"]) == ("QUEUING", "created", "")
     assert (task["step"], task["total_steps"], task["progress_percent"]) == (0, 40, 0)
     assert (task["settings"]["seed"], task["settings"]["max_train_steps"]) == (7, 40)
+    assert (task["sample"]["seed"], task["sample"]["prompt"]) == (7, "a photo of ohwx person")
     assert task["base_model"] == "tiny"
     assert (task["width"], task["height"]) == (128, 128)
     assert task["queue"] == {"position": 1, "waiting_for": "a free device"}

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from maquette.core.specs import TaskType, TrainingRequest, TrainingSettings
+from maquette.core.specs import SampleSpec, TaskType, TrainingRequest, TrainingSettings
 from maquette.server.bodies import WireBody
 
 MODEL_TYPE = "lora"
@@ -150,6 +150,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
         queue: only while it waits.
         model: once it has one.
         settings: what it runs with, every default filled in.
+        sample: what its trainer draws at the end, and the parity gate draws again.
         width, height: pixels every picture is brought to.
     """
 
@@ -174,6 +175,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     width: int
     height: int
     settings: TrainingSettings
+    sample: SampleSpec
     pictures: list[PictureEntry]
 
 

@@ -136,6 +136,7 @@ async def detail(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskDet
         width=task.spec.preparation.width,
         height=task.spec.preparation.height,
         settings=task.spec.settings,
+        sample=task.spec.sample,
         pictures=[
             PictureEntry(picture.name, picture.sha256, picture.caption or task.spec.settings.instance_prompt)
             for picture in task.spec.pictures
