@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fast format bench bench-recovery bench-quality bench-swap constraints clean
+.PHONY: help install demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-side-by-side constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,12 @@ bench-quality: demo  ## does the demo's LoRA draw its character, and better than
 
 bench-swap: install  ## what it costs to draw with another LoRA, beside diffusers' own way
 	$(BIN)/python benchmarks/swap.py
+
+bench-parity: install  ## ten models: drawn over the API as their trainers drew, and told from others?
+	$(BIN)/python benchmarks/parity.py
+
+bench-side-by-side: install  ## how much longer does a picture take while a training runs?
+	$(BIN)/python benchmarks/side_by_side.py
 
 constraints:  ## pin anew what everything there is resolves to, in a fresh environment
 	$(PYTHON) -m venv --clear $(VENV).pins
