@@ -112,7 +112,7 @@ def main() -> int:
         draw_sheet(headers(models), sheet_rows(folder, models), SHEET if arguments.record else folder / "parity.png")
     for row, model in zip(rows, models, strict=True):
         row["distances"] |= {place: found[model.name] for place, found in again.items()}
-    figures = {
+    figures: dict[str, Any] = {
         "machine": machine("torch", "diffusers", "peft"),
         "device": arguments.device,
         "tolerance": {"mean": gate.SAME_MEAN, "largest": gate.SAME_LARGEST},

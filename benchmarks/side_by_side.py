@@ -53,7 +53,7 @@ def main() -> int:
             times, trained = measure(client, http, arguments.pictures)
     alone, beside = times["alone"] + times["alone again"], times["beside a training"]
     ratio = percentile_95(beside) / percentile_95(alone)
-    figures = {
+    figures: dict[str, Any] = {
         "machine": machine("torch", "diffusers", "peft"),
         "device": arguments.device,
         "training_steps_meanwhile": trained,
