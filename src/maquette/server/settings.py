@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from maquette.core.errors import InvalidRequest
 from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
 from maquette.core.specs import MAX_PICTURES
+from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
 from maquette.server.webhooks.outbound import Network, read_networks
 from maquette.serving.base import PoolSettings
@@ -52,6 +53,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?$",
             description="What addresses of uploads and pictures begin with, as clients reach the server;"
             " empty is the host of each request.",
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\*|https?://[^\s/,*]+(\s*,\s*https?://[^\s/,*]+)*)?$",
+            description="Origins of web pages that may call the API, such as `https://app.example,http://localhost:3000`;"
+            " `*` is every page, empty is none.",
         ),
     ] = ""
     signing_secret: Annotated[
@@ -147,6 +156,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     trainer_threads: Annotated[
         int, Meta(ge=1, description="CPU threads of one training.", extra={"default": "the number of cores"})
     ] = os.cpu_count() or 1
+    trainer_nice: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="How far trainings stand back for what else runs on the machine, drawing above all: 0 is not at"
+            " all, 19 the most.",
+        ),
+    ] = 10
     pool: Annotated[
         str, Meta(description="Where pictures are drawn: `local`, or a pool that another package registers.")
     ] = "local"
@@ -167,6 +185,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, description="Seconds for which a picture gives way to others that suit what a worker has loaded."),
     ] = 30.0
+    drawing_overdue_slice: Annotated[
+        int,
+        Meta(ge=1, description="A picture that has waited so long gives way to fewer than so many younger ones still."),
+    ] = 16
     drawing_silence: Annotated[
         float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
     ] = 300.0
@@ -210,9 +232,21 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.storage_url or f"file://{self.data_dir.absolute() / 'objects'}"
 
     @property
+    def allowed_origins(self) -> list[str]:
+        """Origins of pages that may call, as browsers write them; `*` is every page."""
+        return [origin.strip().lower() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
     def image_limits(self) -> ImageLimits:
         """What a request for pictures may ask for at most."""
         return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=self.max_image_num)
+
+    @property
+    def node_settings(self) -> NodeSettings:
+        """What every executor's nodes are given."""
+        return NodeSettings(
+            threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice
+        )
 
     @property
     def pool_settings(self) -> PoolSettings:
@@ -223,6 +257,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             bases=self.drawing_bases,
             staged_bytes=self.drawing_disk_bytes,
             longest_wait=self.drawing_longest_wait,
+            overdue_slice=self.drawing_overdue_slice,
             silence_timeout=self.drawing_silence,
         )
 

@@ -67,7 +67,8 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
         lora_bytes: bytes of LoRAs that one worker keeps in memory.
         bases: bases that one worker keeps in memory.
         staged_bytes: bytes of LoRA files kept on a node's disk.
-        longest_wait: seconds a job may be passed over for one that suits what a worker has loaded.
+        longest_wait: seconds a job may be passed over for others that suit what a worker has loaded.
+        overdue_slice: one that has waited longer gives way to fewer than so many younger ones.
         start_timeout: seconds a worker may take until it is ready.
         silence_timeout: seconds a worker that draws may say nothing, loading a base included, before it is replaced.
         nice: how far workers stand back for other processes of their node, 0 (not at all) to 19.
@@ -78,6 +79,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     bases: int = 1
     staged_bytes: int = 8 << 30
     longest_wait: float = 30.0
+    overdue_slice: int = 16
     start_timeout: float = 300.0
     silence_timeout: float = 300.0
     nice: int = 0
@@ -120,8 +122,8 @@ class Pool(Protocol):
     """Workers that draw. Implementations pass `tests/contract/test_pools.py`.
 
     Jobs wait inside the pool, also while no worker can be started. A free worker takes the one whose base and LoRAs it
-    has loaded, or the oldest where that has waited longer than a bound. A caller that is cancelled takes its job back;
-    a worker in the midst of it finishes, and only then begins another.
+    has loaded, and once one has waited longer than a bound, only among the oldest. A caller that is cancelled takes its
+    job back; a worker in the midst of it finishes, and only then begins another.
     """
 
     @property

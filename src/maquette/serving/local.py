@@ -22,7 +22,7 @@ from maquette.serving.base import (
     StoredLora,
     WorkerLost,
 )
-from maquette.serving.queue import JobQueue, Waiting
+from maquette.serving.queue import JobQueue, Patience, Waiting
 from maquette.serving.staging import Held, LoraCache
 from maquette.serving.worker import PROGRAM, Answer, Worker
 from maquette.storage.base import Storage
@@ -72,7 +72,7 @@ class LocalPool(Pool):
         self._settings = settings
         self._program = program
         self._loras = LoraCache(self._root / LORAS, storage, settings.staged_bytes)
-        self._queue = JobQueue(settings.longest_wait)
+        self._queue = JobQueue(Patience(longest_wait=settings.longest_wait, slice=settings.overdue_slice))
         self._jobs: dict[int, _Job] = {}
         """Those that no worker has begun."""
         self._numbers = itertools.count(1)

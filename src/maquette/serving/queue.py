@@ -14,7 +14,7 @@ class Waiting(Struct, frozen=True, kw_only=True):
     """A job that waits for a worker.
 
     Attributes:
-        number: its own; later ones are higher.
+        number: its own; later ones are higher, one by one.
         base: folder of the base it needs.
         loras: paths of the LoRA files it needs.
         since: when it began to wait, seconds of the monotonic clock.
@@ -31,24 +31,39 @@ class Waiting(Struct, frozen=True, kw_only=True):
         return self.since, self.number
 
 
+class Patience(Struct, frozen=True, kw_only=True):
+    """How far jobs give way to others that suit what a worker has loaded.
+
+    Attributes:
+        longest_wait: seconds after which a job is overdue.
+        slice: once a job is overdue, fewer than so many younger ones may begin before it.
+    """
+
+    longest_wait: float
+    slice: int
+
+
 def pick(
-    waiting: Collection[Waiting], free: Mapping[int, Loaded], *, now: float, longest_wait: float
+    waiting: Collection[Waiting], free: Mapping[int, Loaded], *, now: float, patience: Patience
 ) -> tuple[Waiting, int] | None:
     """The job to begin next and the free worker that suits it best, or None where there is no job or no worker.
 
-    It is the job nearest to what a worker has loaded, of equally near ones the oldest. Once the oldest of all has
-    waited longer than `longest_wait`, it is that one: a job is passed over for so long at most, and after that waits
-    for older ones alone.
+    It is the job nearest to what a worker has loaded, of equally near ones the oldest. Once the oldest of all is
+    overdue, only its slice is looked at: jobs are cut into slices by their numbers, and those of one may pass each
+    other still. So a backlog in which all are overdue does not load a base or a LoRA anew for each.
 
     Args:
         waiting: the jobs.
         free: what each free worker has loaded.
-        now, longest_wait: seconds of the monotonic clock.
+        now: seconds of the monotonic clock.
+        patience: see there.
     """
     if not waiting or not free:
         return None
     oldest = min(waiting, key=lambda job: job.place)
-    eligible = (oldest,) if now - oldest.since > longest_wait else waiting
+    eligible = waiting
+    if now - oldest.since > patience.longest_wait:
+        eligible = [job for job in waiting if job.number // patience.slice == oldest.number // patience.slice]
     return min(
         itertools.product(eligible, free),
         key=lambda pair: (distance(pair[0], free[pair[1]]), pair[0].place, pair[1]),
@@ -68,9 +83,9 @@ def distance(job: Waiting, loaded: Loaded) -> tuple[int, int]:
 class JobQueue:
     """Jobs that wait for workers and workers that wait for jobs; never both where they could be together."""
 
-    def __init__(self, longest_wait: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take the bound, in seconds, on how long a job is passed over."""
-        self._longest_wait = longest_wait
+    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take the bounds on how far a job is passed over."""
+        self._patience = patience
         self._clock = clock
         self._waiting: dict[int, Waiting] = {}
         self._free: dict[int, Loaded] = {}
@@ -112,7 +127,7 @@ class JobQueue:
         del self._free[worker], self._turns[worker]
 
     def _match(self) -> None:
-        while chosen := pick(self._waiting.values(), self._free, now=self._clock(), longest_wait=self._longest_wait):
+        while chosen := pick(self._waiting.values(), self._free, now=self._clock(), patience=self._patience):
             job, worker = chosen
             turn = self._turns[worker]
             self._leave(worker)

@@ -1,23 +1,26 @@
 """The order of jobs: near to what is loaded first, nobody passed over for longer than the bound."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maquette.core.drawing import Loaded
-from maquette.serving.queue import JobQueue, Waiting, pick
+from maquette.serving.queue import JobQueue, Patience, Waiting, pick
 
 BASES = ("", "red", "blue")
 LORAS = ("a", "b", "c")
 BOUND = 10.0
+SLICE = 4
+PATIENCE = Patience(longest_wait=BOUND, slice=SLICE)
 
 loras = st.lists(st.sampled_from(LORAS), unique=True).map(tuple)
 loadeds = st.builds(Loaded, base=st.sampled_from(BASES), loras=loras)
 jobs = st.builds(
     lambda number, base, loras, since: Waiting(number=number, base=base, loras=loras, since=since),
-    st.integers(0, 10_000),
+    st.integers(0, 20),
     st.sampled_from(BASES[1:]),
     loras,
     st.integers(0, 40).map(float),
@@ -40,7 +43,7 @@ def test_base_comes_before_loras_and_loras_before_age() -> None:
     )
     waiting = [other_base, unloaded, half, whole]
     order: list[Waiting] = []
-    while chosen := pick(waiting, free, now=1.0, longest_wait=BOUND):
+    while chosen := pick(waiting, free, now=1.0, patience=PATIENCE):
         order.append(chosen[0])
         waiting.remove(chosen[0])
     assert order == [whole, half, unloaded, other_base]
@@ -54,18 +57,18 @@ def test_job_goes_to_the_worker_that_has_most_of_it_and_to_a_fresh_one_before_an
         3: Loaded(base="red", loras=("a",)),
     }
     for expected in (3, 2, 1, 0):
-        chosen = pick([job(1, "red", "a")], free, now=1.0, longest_wait=BOUND)
+        chosen = pick([job(1, "red", "a")], free, now=1.0, patience=PATIENCE)
         assert chosen is not None
         assert chosen[1] == expected
         del free[expected]
-    assert pick([job(1)], free, now=1.0, longest_wait=BOUND) is None
+    assert pick([job(1)], free, now=1.0, patience=PATIENCE) is None
 
 
 @given(queues, workers, st.integers(40, 60).map(float))
-def test_the_overdue_oldest_is_begun_and_else_one_that_no_other_is_nearer_than(
+def test_no_other_is_nearer_and_once_the_oldest_is_overdue_none_of_its_slice(
     waiting: list[Waiting], free: dict[int, Loaded], now: float
 ) -> None:
-    chosen = pick(waiting, free, now=now, longest_wait=BOUND)
+    chosen = pick(waiting, free, now=now, patience=PATIENCE)
     if not waiting or not free:
         assert chosen is None
         return
@@ -74,8 +77,8 @@ def test_the_overdue_oldest_is_begun_and_else_one_that_no_other_is_nearer_than(
     assert begun in waiting
     oldest = min(waiting, key=lambda one: (one.since, one.number))
     if now - oldest.since > BOUND:
-        assert begun == oldest
-        return
+        waiting = [one for one in waiting if one.number // SLICE == oldest.number // SLICE]
+        assert begun in waiting
     bases = {loaded.base for loaded in free.values()}
     if any(one.base in bases for one in waiting):
         assert begun.base == free[worker].base
@@ -94,6 +97,7 @@ def test_a_lonely_job_is_never_starved_by_a_stream_of_popular_ones(
     popular: int, arrivals: list[int], durations: list[int], lonely_at: int
 ) -> None:
     """One worker; each turn brings more jobs for the loaded base than it can take, among them one for another base."""
+    passed = 0
     waiting = [job(number, since=0.0) for number in range(popular)]
     loaded = Loaded(base="red", loras=())
     now, numbers, lonely = 0.0, 1000, None
@@ -103,13 +107,13 @@ def test_a_lonely_job_is_never_starved_by_a_stream_of_popular_ones(
             waiting.append(lonely)
         waiting += [job(numbers + 1 + extra, since=now) for extra in range(arriving)]
         numbers += 10
-        chosen = pick(waiting, {0: loaded}, now=now, longest_wait=BOUND)
+        chosen = pick(waiting, {0: loaded}, now=now, patience=PATIENCE)
         assert chosen is not None
         begun = chosen[0]
         waiting.remove(begun)
         if lonely is not None and now - lonely.since > BOUND:
-            # Passed over for long enough: only older ones may still come before it.
-            assert (begun.since, begun.number) <= (lonely.since, lonely.number)
+            passed += begun.place > lonely.place
+            assert passed < SLICE
         if begun is lonely:
             return
         loaded = Loaded(base=begun.base, loras=())
@@ -119,8 +123,27 @@ def test_a_lonely_job_is_never_starved_by_a_stream_of_popular_ones(
     assert min(waiting, key=lambda one: (one.since, one.number)).since <= lonely.since
 
 
+def test_a_backlog_that_is_overdue_as_a_whole_is_still_drawn_base_by_base_and_lora_by_lora() -> None:
+    waiting = [
+        job(number, ("red", "blue")[number % 2], ("a", "b", "c")[number % 3]) for number in range(8 * SLICE * SLICE)
+    ]
+    bound = Patience(longest_wait=BOUND, slice=SLICE * SLICE)
+    free, bases_loaded, order = {0: Loaded(base="", loras=())}, 0, list[Waiting]()
+    while chosen := pick(waiting, free, now=10 * BOUND, patience=bound):
+        begun, worker = chosen
+        waiting.remove(begun)
+        bases_loaded += begun.base != free[worker].base
+        order.append(begun)
+        free = {worker: Loaded(base=begun.base, loras=begun.loras)}
+    kinds = [(one.base, one.loras) for one in order]
+    assert bases_loaded <= 2 * 8
+    assert sum(one != other for one, other in pairwise(kinds)) < 6 * 8
+    for place, begun in enumerate(order):
+        assert abs(begun.number - place) < bound.slice
+
+
 async def test_worker_and_job_find_each_other_whoever_comes_first() -> None:
-    queue = JobQueue(BOUND)
+    queue = JobQueue(PATIENCE)
     queue.put(1, "red", ())
     assert (await queue.take(0, Loaded(base="", loras=()))).number == 1
     taking = asyncio.create_task(queue.take(0, Loaded(base="", loras=())))
@@ -132,7 +155,7 @@ async def test_worker_and_job_find_each_other_whoever_comes_first() -> None:
 
 
 async def test_withdrawn_job_is_begun_by_nobody() -> None:
-    queue = JobQueue(BOUND)
+    queue = JobQueue(PATIENCE)
     queue.put(1, "red", ())
     queue.put(2, "red", ())
     assert queue.withdraw(1)
@@ -142,7 +165,7 @@ async def test_withdrawn_job_is_begun_by_nobody() -> None:
 
 @pytest.mark.parametrize("given_first", [False, True])
 async def test_job_of_a_worker_that_gave_up_waits_on_for_the_next(given_first: bool) -> None:
-    queue = JobQueue(BOUND)
+    queue = JobQueue(PATIENCE)
     taking = asyncio.create_task(queue.take(0, Loaded(base="", loras=())))
     await asyncio.sleep(0)
     if given_first:
@@ -160,13 +183,13 @@ async def test_job_of_a_worker_that_gave_up_waits_on_for_the_next(given_first: b
 
 async def test_time_of_waiting_is_counted_from_the_put() -> None:
     now = 0.0
-    queue = JobQueue(BOUND, clock=lambda: now)
+    queue = JobQueue(PATIENCE, clock=lambda: now)
     queue.put(1, "blue", ())
     now = BOUND - 1
-    queue.put(2, "red", ())
-    queue.put(3, "red", ())
+    queue.put(SLICE, "red", ())
+    queue.put(SLICE + 1, "red", ())
     red = Loaded(base="red", loras=())
-    assert (await queue.take(0, red)).number == 2
+    assert (await queue.take(0, red)).number == SLICE
     now = BOUND + 1
     assert (await queue.take(0, red)).number == 1
-    assert (await queue.take(0, red)).number == 3
+    assert (await queue.take(0, red)).number == SLICE + 1
