@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import false, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.backoff import back_off
 from maquette.core.ids import new_id
 from maquette.core.lifecycle import FAILURES, Reason, TaskStatus
 from maquette.core.progress import Note, Step
@@ -151,7 +152,7 @@ async def test_back_off_grows_with_what_is_counted(run: Run) -> None:
 async def test_what_the_storage_keeps_back_is_asked_for_again_until_the_deadline(run: Run) -> None:
     ends = [await run.lose(Reason.STORAGE_AWAY) for _ in range(10)]
     assert [status for status, _ in ends] == [TaskStatus.QUEUING] * 10
-    assert ends[-1][1] == conclude.back_off(FAILURES[Reason.STORAGE_AWAY].attempts) == conclude.LONGEST_BACK_OFF
+    assert ends[-1][1] == back_off(FAILURES[Reason.STORAGE_AWAY].attempts) == 60.0
 
 
 async def test_the_users_fault_is_final_even_after_progress(run: Run) -> None:

@@ -18,7 +18,7 @@ from maquette.db.move import create_image_task, move_image_task
 from maquette.db.now import now
 from maquette.db.tables import image_tasks, webhook_deliveries
 from maquette.server.images import queue
-from maquette.server.images.queue import ClaimedImageTask, Delivery, EndedImageTask, ImageProgress, QueuedImageTask
+from maquette.server.images.queue import ClaimedImageTask, EndedImageTask, ImageProgress, QueuedImageTask
 from maquette.server.images.repository import StoredImage, find
 from maquette.testing.factories import image_spec, make_image_task, make_tenant
 
@@ -226,11 +226,7 @@ async def test_an_attempt_is_repeated_as_often_as_its_failure_says(database: Dat
         assert await queue.fail(conn, claimed, reason, "More of it.") is ImageStatus.FAILED
         row = await row_of(conn, task_id)
         assert (row["status"], row["message"]) == ("TASK_STATUS_FAILED", f"{failure.words} More of it.")
-        assert len(await queue.due_deliveries(conn, limit=10)) == 1
-
-
-def test_pauses_double_up_to_a_minute() -> None:
-    assert [queue.back_off(count) for count in (1, 2, 3, 7, 10_000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
+        assert len(await webhooks.due(conn, limit=10)) == 1
 
 
 async def test_an_end_and_its_delivery_are_one_commit(database: Database, open_another: Callable[[], Database]) -> None:
@@ -256,31 +252,31 @@ async def test_a_delivery_is_tried_by_one_at_a_time_and_ends_once(database: Data
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         task_id = await make_image_task(conn, tenant_id, status=ImageStatus.SUCCEED, webhook_url=HOOK)
-        (due,) = await queue.due_deliveries(conn, limit=10)
+        (due,) = await webhooks.due(conn, limit=10)
         assert due == Delivery(image_task_id=task_id, tenant_id=tenant_id, url=HOOK, attempts=0)
-        first = await queue.claim_delivery(conn, due, hold=10.0)
+        first = await webhooks.claim(conn, due, hold=10.0)
         assert first is not None
         assert first.attempts == 1
-        assert await queue.claim_delivery(conn, due, hold=10.0) is None
-        assert await queue.claim_delivery(conn, first, hold=10.0) is None
-        assert await queue.due_deliveries(conn, limit=10) == []
-        assert await queue.undelivered(conn, first, "answered 503", again_in=1.0)
+        assert await webhooks.claim(conn, due, hold=10.0) is None
+        assert await webhooks.claim(conn, first, hold=10.0) is None
+        assert await webhooks.due(conn, limit=10) == []
+        assert await webhooks.undelivered(conn, first, "answered 503", again_in=1.0)
     database.clock.shift(2)
     async with database.write() as conn:
-        (due,) = await queue.due_deliveries(conn, limit=10)
+        (due,) = await webhooks.due(conn, limit=10)
         assert due == first
-        second = await queue.claim_delivery(conn, due, hold=10.0)
+        second = await webhooks.claim(conn, due, hold=10.0)
         assert second is not None
-        assert not await queue.delivered(conn, first)
+        assert not await webhooks.delivered(conn, first)
         savepoint = await conn.begin_nested()
-        assert await queue.undelivered(conn, second, "answered 503", again_in=None)
-        assert not await queue.delivered(conn, second)
+        assert await webhooks.undelivered(conn, second, "answered 503", again_in=None)
+        assert not await webhooks.delivered(conn, second)
         await savepoint.rollback()
-        assert await queue.delivered(conn, second)
-        assert not await queue.undelivered(conn, second, "late", again_in=1.0)
+        assert await webhooks.delivered(conn, second)
+        assert not await webhooks.undelivered(conn, second, "late", again_in=1.0)
     database.clock.shift(1000)
     async with database.read() as conn:
-        assert await queue.due_deliveries(conn, limit=10) == []
+        assert await webhooks.due(conn, limit=10) == []
 
 
 async def test_what_is_expired_is_found_and_forgotten_once_its_webhook_is_told(database: Database) -> None:
@@ -302,10 +298,10 @@ async def test_what_is_expired_is_found_and_forgotten_once_its_webhook_is_told(d
             assert not await queue.forget(conn, EndedImageTask(id=task_id, tenant_id=tenant_id), 3600.0)
         assert await queue.forget(conn, found, 3600.0)
         assert not await queue.forget(conn, found, 3600.0)
-        (delivery,) = await queue.due_deliveries(conn, limit=10)
-        claimed = await queue.claim_delivery(conn, delivery, hold=1.0)
+        (delivery,) = await webhooks.due(conn, limit=10)
+        claimed = await webhooks.claim(conn, delivery, hold=1.0)
         assert claimed is not None
-        assert await queue.delivered(conn, claimed)
+        assert await webhooks.delivered(conn, claimed)
         assert await queue.forget(conn, EndedImageTask(id=untold, tenant_id=tenant_id), 3600.0)
         assert await find(conn, tenant_id, waiting, kept=3600.0) is not None
 
@@ -333,7 +329,7 @@ QUERIES: dict[str, tuple[Callable[[AsyncConnection], Any], str]] = {
         "ix_image_tasks_leases",
     ),
     "expired": (lambda conn: queue.expired(conn, 3600.0, limit=10), "ix_image_tasks_finished_at"),
-    "deliveries": (lambda conn: queue.due_deliveries(conn, limit=10), "ix_webhook_deliveries_open"),
+    "deliveries": (lambda conn: webhooks.due(conn, limit=10), "ix_webhook_deliveries_open"),
 }
 
 

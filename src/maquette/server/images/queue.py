@@ -1,4 +1,4 @@
-"""What the loops read and write of image tasks: the queue, leases, ends, what is to be erased, and webhooks.
+"""What the loops read and write of image tasks: the queue, leases, ends, and what is to be erased.
 
 A task is claimed with a lease and a fence. Whoever draws it renews the lease together with its progress; a task whose
 lease has lapsed is anybody's to give back, and what its old supervisor writes later meets a newer fence and changes
@@ -13,18 +13,17 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, and_, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.backoff import back_off
 from maquette.core.drawing import PictureFormat
 from maquette.core.image_specs import ImageSpec
 from maquette.core.lifecycle import IMAGE_FAILURES, ImageStatus, Reason
 from maquette.db.move import move_image_task
 from maquette.db.now import now_sql
-from maquette.db.tables import image_tasks, webhook_deliveries
+from maquette.db.tables import image_tasks
 from maquette.server.images.repository import StoredImage
+from maquette.server.webhooks import queue as webhooks
 
 IMAGES = "images"
-FIRST_BACK_OFF = 1.0
-LONGEST_BACK_OFF = 60.0
-MOST_DOUBLINGS = 10
 
 
 class QueuedImageTask(Struct, frozen=True, kw_only=True):
@@ -68,15 +67,6 @@ class EndedImageTask(Struct, frozen=True, kw_only=True):
 
     id: str
     tenant_id: str
-
-
-class Delivery(Struct, frozen=True, kw_only=True):
-    """The end of an image task that its webhook is to be told; `attempts` were begun so far."""
-
-    image_task_id: str
-    tenant_id: str
-    url: str
-    attempts: int
 
 
 def prefix(tenant_id: str, image_task_id: str) -> str:
@@ -267,11 +257,6 @@ async def fail(
     return None if moved is None else status
 
 
-def back_off(count: int) -> float:
-    """Seconds before the next attempt: 1, 2, 4, … up to a minute, by how many have failed alike."""
-    return min(FIRST_BACK_OFF * 2.0 ** min(count - 1, MOST_DOUBLINGS), LONGEST_BACK_OFF)
-
-
 def _words(reason: Reason, message: str) -> str:
     return f"{IMAGE_FAILURES[reason].words} {message}".strip()
 
@@ -280,7 +265,7 @@ def _words(reason: Reason, message: str) -> str:
 
 
 async def expired(conn: AsyncConnection, kept: float, limit: int) -> list[EndedImageTask]:
-    """Tasks that ended more than `kept` seconds ago and have told their webhook, oldest first."""
+    """Tasks that ended, and told their webhook, more than `kept` seconds ago, oldest first."""
     rows = await conn.execute(
         select(image_tasks.c.id, image_tasks.c.tenant_id)
         .where(_is_expired(conn, kept))
@@ -301,79 +286,7 @@ async def forget(conn: AsyncConnection, task: EndedImageTask, kept: float) -> bo
 
 
 def _is_expired(conn: AsyncConnection, kept: float) -> ColumnElement[bool]:
-    untold = (
-        select(webhook_deliveries.c.image_task_id)
-        .where(webhook_deliveries.c.image_task_id == image_tasks.c.id, _is_open())
-        .exists()
-    )
-    return and_(image_tasks.c.finished_at < now_sql(conn) - kept, ~untold)
-
-
-# ------------------------------------------------------------------------------------------------------- webhooks
-
-
-async def due_deliveries(conn: AsyncConnection, limit: int) -> list[Delivery]:
-    """Ends that webhooks are to be told now, those that wait longest first."""
-    rows = await conn.execute(
-        select(
-            webhook_deliveries.c.image_task_id,
-            webhook_deliveries.c.tenant_id,
-            webhook_deliveries.c.url,
-            webhook_deliveries.c.attempts,
-        )
-        .where(_is_open(), webhook_deliveries.c.not_before <= now_sql(conn))
-        .order_by(webhook_deliveries.c.not_before, webhook_deliveries.c.created_at)
-        .limit(limit)
-    )
-    return [Delivery(**row) for row in rows.mappings()]
-
-
-async def claim_delivery(conn: AsyncConnection, delivery: Delivery, hold: float) -> Delivery | None:
-    """Begin an attempt that nobody repeats within `hold` seconds; None where somebody else was faster.
-
-    An attempt counts from its beginning: a server that dies in it has used it up.
-    """
-    result = await conn.execute(
-        update(webhook_deliveries)
-        .where(_same(delivery), webhook_deliveries.c.not_before <= now_sql(conn))
-        .values(attempts=delivery.attempts + 1, not_before=now_sql(conn) + hold)
-    )
-    return msgspec.structs.replace(delivery, attempts=delivery.attempts + 1) if result.rowcount else None
-
-
-async def delivered(conn: AsyncConnection, delivery: Delivery) -> bool:
-    """Remember that a webhook took the event; False where a later attempt has begun meanwhile."""
-    result = await conn.execute(
-        update(webhook_deliveries).where(_same(delivery)).values(delivered_at=now_sql(conn), message="")
-    )
-    return result.rowcount == 1
-
-
-async def undelivered(conn: AsyncConnection, delivery: Delivery, message: str, *, again_in: float | None) -> bool:
-    """Remember why an attempt failed, and when the next is due: in `again_in` seconds, or never for None.
-
-    Answers False where a later attempt has begun meanwhile.
-    """
-    statement = update(webhook_deliveries).where(_same(delivery))
-    if again_in is None:
-        statement = statement.values(message=message, gave_up_at=now_sql(conn))
-    else:
-        statement = statement.values(message=message, not_before=now_sql(conn) + again_in)
-    return (await conn.execute(statement)).rowcount == 1
-
-
-def _same(delivery: Delivery) -> ColumnElement[bool]:
-    """The row, as long as no later attempt has begun and none has settled it."""
-    return and_(
-        webhook_deliveries.c.tenant_id == delivery.tenant_id,
-        webhook_deliveries.c.image_task_id == delivery.image_task_id,
-        webhook_deliveries.c.attempts == delivery.attempts,
-        _is_open(),
-    )
-
-
-def _is_open() -> ColumnElement[bool]:
-    return and_(webhook_deliveries.c.delivered_at.is_(None), webhook_deliveries.c.gave_up_at.is_(None))
+    return and_(image_tasks.c.finished_at < now_sql(conn) - kept, ~webhooks.holds(conn, kept))
 
 
 def _is(task: QueuedImageTask | EndedImageTask) -> ColumnElement[bool]:

@@ -8,17 +8,14 @@ and the task was not its to move.
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.backoff import back_off
 from maquette.core.lifecycle import FAILURES, Reason, TaskStatus
 from maquette.core.rundir import Manifest
 from maquette.db.move import move_task
 from maquette.db.now import now_sql
 from maquette.server.loops import attempts
 from maquette.server.loops.attempts import OpenAttempt
-from maquette.server.loops.pauses import MOST_DOUBLINGS
 from maquette.server.models import service as models
-
-FIRST_BACK_OFF = 1.0
-LONGEST_BACK_OFF = 60.0
 
 
 async def with_model(
@@ -105,8 +102,3 @@ async def _cancel(conn: AsyncConnection, attempt: OpenAttempt) -> TaskStatus | N
         return None
     await attempts.correct_reason(conn, attempt, Reason.CANCELED)
     return TaskStatus.CANCELED
-
-
-def back_off(count: int) -> float:
-    """Seconds before the next attempt: 1, 2, 4, … up to a minute, by how many in a row got nowhere."""
-    return min(FIRST_BACK_OFF * 2.0 ** min(max(count - 1, 0), MOST_DOUBLINGS), LONGEST_BACK_OFF)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from maquette.core.backoff import back_off
 from maquette.core.errors import TaskNotFound
 from maquette.db.engine import Database
 from maquette.server.images import queue
@@ -20,7 +21,6 @@ log: Any = structlog.get_logger()
 AT_A_TIME = 32
 ATTEMPTS = 6
 """One, and five more as published."""
-FIRST_PAUSE = 1.0
 HOLD = 30.0
 """Seconds after which another server may try what this one has begun: longer than any call takes."""
 
@@ -82,7 +82,7 @@ class DeliverLoop(Loop):
 
     async def _settle(self, delivery: Delivery, problem: str, *, again: bool) -> None:
         """Store how a call went; `problem` is "" where it went well."""
-        pause = FIRST_PAUSE * 2.0 ** (delivery.attempts - 1) if again and delivery.attempts < ATTEMPTS else None
+        pause = back_off(delivery.attempts) if again and delivery.attempts < ATTEMPTS else None
         async with self._database.write() as conn:
             if not problem:
                 await queue.delivered(conn, delivery)

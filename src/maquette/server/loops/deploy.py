@@ -5,11 +5,11 @@ from typing import Any
 
 import structlog
 
+from maquette.core.backoff import back_off
 from maquette.core.drawing import Refusal, sample_request
 from maquette.db.engine import Database
 from maquette.db.move import Judgement, pass_model, reject_model
 from maquette.server.loops.base import Loop
-from maquette.server.loops.conclude import back_off
 from maquette.server.loops.interruption import Interrupted, Interruptible
 from maquette.server.models import gate
 from maquette.server.models import service as models

@@ -1,9 +1,10 @@
-"""How long to wait before what failed is tried again."""
+"""How long a loop waits before its next turn."""
 
-LONGEST_BACK_OFF = 30.0
-MOST_DOUBLINGS = 16
+from maquette.core.backoff import back_off
+
+LONGEST_PAUSE = 30.0
 
 
 def pause_after(interval: float, failures: int) -> float:
     """Seconds until the next try: the interval, doubled for each failure in a row, up to half a minute."""
-    return max(interval, min(interval * 2.0 ** min(failures, MOST_DOUBLINGS), LONGEST_BACK_OFF))
+    return back_off(failures + 1, first=interval, longest=max(interval, LONGEST_PAUSE))
