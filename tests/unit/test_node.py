@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -261,9 +262,9 @@ class Rig:
     def run(self) -> RunDirectory:
         return RunDirectory(self.root / "runs" / self.handle)
 
-    def open(self) -> LocalExecutor:
+    def open(self, **settings: Any) -> LocalExecutor:
         return LocalExecutor(
-            self.root / "runs", open_storage(self.url), devices=("cpu",), settings=NodeSettings(threads=1)
+            self.root / "runs", open_storage(self.url), devices=("cpu",), settings=NodeSettings(threads=1, **settings)
         )
 
 
@@ -294,6 +295,19 @@ async def test_run_directory_is_ready_when_the_trainer_starts(rig: Rig) -> None:
     assert [picture.name for picture in spec.training.pictures] == ["00-asset.png", "01-asset.png", "02-asset.png"]
     assert {(run.images / picture.name).read_bytes() for picture in spec.training.pictures} == {rig.picture}
     assert run.heartbeat.exists()
+
+
+@pytest.mark.parametrize("nice", [0, 7])
+async def test_trainer_stands_back_as_far_as_the_operator_says(rig: Rig, nice: int) -> None:
+    await rig.open(nice=nice).launch(rig.plan)
+    record = await asyncio.to_thread(record_of, rig.run())
+    assert os.getpriority(os.PRIO_PROCESS, record.pid) == max(nice, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+async def test_trainer_is_the_program_that_the_operator_says(rig: Rig) -> None:
+    program = ("-c", "import sys; print('run in', sys.argv[1])")
+    await rig.open(program=program).launch(rig.plan)
+    await asyncio.to_thread(soon, lambda: f"run in {rig.run().root}" in read_log_tail(rig.run().log))
 
 
 async def test_poll_is_a_sign_of_life(rig: Rig) -> None:
@@ -399,6 +413,7 @@ KILLED_AT_LINE = """
 import asyncio, os, signal, sys, threading
 from itertools import count
 from pathlib import Path
+from typing import Any
 import msgspec
 from maquette.core import children
 from maquette.executors import local, node, process, staging

@@ -16,7 +16,7 @@ from msgspec import Struct
 from maquette.core.progress import CheckpointSaved, TrainerMessage
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness, Observation, UnknownAttempt
-from maquette.executors.process import TrainerProcess
+from maquette.executors.process import PROGRAM, TrainerProcess
 from maquette.executors.staging import (
     stage_in_newest_checkpoint,
     stage_in_pictures,
@@ -42,11 +42,15 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         threads: computing threads of one trainer.
         abandon_after: seconds without a poll after which a trainer stops by itself.
         step_delay: seconds a trainer sleeps after each step; a throttle for machines shared with other work.
+        nice: how far trainers stand back for other processes of their node, 0 (not at all) to 19.
+        program: Python's arguments that mean the trainer; the run directory follows them.
     """
 
     threads: int
     abandon_after: float = 600.0
     step_delay: float = 0.0
+    nice: int = 0
+    program: tuple[str, ...] = PROGRAM
 
 
 class NodeAttempt:
@@ -54,7 +58,7 @@ class NodeAttempt:
 
     def __init__(self, root: Path, storage: Storage, settings: NodeSettings) -> None:
         self.run = RunDirectory(root)
-        self.process = TrainerProcess(self.run)
+        self.process = TrainerProcess(self.run, settings.program)
         self._storage = storage
         self._settings = settings
 
@@ -74,6 +78,7 @@ class NodeAttempt:
                 await self._stage_in(plan)
                 # Not in a thread: who is cancelled while it spawns would close the lock that it is about to inherit.
                 self.process.start(lock, self._settings.threads)
+                await asyncio.to_thread(self.process.stand_back, self._settings.nice)
         finally:
             os.close(lock)
 

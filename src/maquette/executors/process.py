@@ -4,14 +4,16 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from maquette.core.children import child_environment, start_child
+from maquette.core.children import child_environment, lower_priority, start_child
 from maquette.core.processes import identify, is_alive
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
+PROGRAM = ("-m", "maquette.trainer")
+"""Python's arguments that mean the trainer."""
 MARK = "MAQUETTE_RUN_DIR"
 """Variable in the environment of a trainer and all it starts: how they are found when their leader is dead."""
 
@@ -27,8 +29,9 @@ class TrainerProcess:
         exit_code: of a trainer started by this object that has ended, negative for a signal; else None.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, program: Sequence[str] = PROGRAM) -> None:
         self._run = run
+        self._program = program
         self._child: int | None = None
         self._mutex = threading.Lock()
         self.exit_code: int | None = None
@@ -57,11 +60,16 @@ class TrainerProcess:
         """
         with self._mutex:
             self._child = start_child(
-                ("-m", "maquette.trainer", str(self._run.root)),
+                (*self._program, str(self._run.root)),
                 trainer_environment(os.environ, self._run.root, threads),
                 self._run.log,
                 given=lock,
             )
+
+    def stand_back(self, nice: int) -> None:
+        """Let the trainer that this object has just started wait behind others: see `lower_priority`."""
+        if self._child is not None:
+            lower_priority(self._child, nice)
 
     def alive(self) -> bool:
         """Whether a trainer runs here, or is being prepared.

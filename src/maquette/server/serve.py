@@ -20,7 +20,6 @@ from maquette.db.engine import open_database
 from maquette.db.migrate import upgrade
 from maquette.executors.base import Executor
 from maquette.executors.devices import detect_devices
-from maquette.executors.node import NodeSettings
 from maquette.executors.registry import executor_factory
 from maquette.server.app import create_app
 from maquette.server.bases import service as bases
@@ -68,7 +67,7 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
             settings.data_dir / "runs",
             storage,
             devices=detect_devices(settings.devices),
-            settings=NodeSettings(threads=settings.trainer_threads, abandon_after=settings.abandon_after),
+            settings=settings.node_settings,
         )
         pool: Pool = pool_factory(settings.pool)(
             settings.data_dir / "serving",

@@ -244,9 +244,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def node_settings(self) -> NodeSettings:
         """What every executor's nodes are given."""
-        return NodeSettings(
-            threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice
-        )
+        return NodeSettings(threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice)
 
     @property
     def pool_settings(self) -> PoolSettings:
