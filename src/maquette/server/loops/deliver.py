@@ -9,12 +9,12 @@ import structlog
 from maquette.core.backoff import back_off
 from maquette.core.errors import TaskNotFound
 from maquette.db.engine import Database
-from maquette.server.images import queue
 from maquette.server.images import service as images
-from maquette.server.images.queue import Delivery
 from maquette.server.loops.base import Loop
 from maquette.server.signing import Signer
+from maquette.server.webhooks import queue
 from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
+from maquette.server.webhooks.queue import Delivery
 
 log: Any = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class DeliverLoop(Loop):
         """Begin what is due."""
         under_way = self.errands.under_way
         async with self._database.read() as conn:
-            due = await queue.due_deliveries(conn, AT_A_TIME)
+            due = await queue.due(conn, AT_A_TIME)
         for delivery in due:
             name = f"tell {delivery.image_task_id}"
             if name not in under_way:
@@ -56,7 +56,7 @@ class DeliverLoop(Loop):
 
     async def _deliver(self, due: Delivery) -> None:
         async with self._database.write() as conn:
-            delivery = await queue.claim_delivery(conn, due, HOLD)
+            delivery = await queue.claim(conn, due, HOLD)
         if delivery is None:
             return
         try:

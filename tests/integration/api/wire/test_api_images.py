@@ -28,6 +28,7 @@ from maquette.server.images.queue import ImageProgress
 from maquette.server.images.repository import StoredImage
 from maquette.server.settings import Settings
 from maquette.server.signing import open_signer
+from maquette.server.webhooks import queue as webhooks
 from maquette.storage.base import Storage
 from maquette.testing.api import HOST, Api, Traces, picture, reason
 from maquette.testing.factories import SHA256, make_image_task, make_model, make_task
@@ -429,7 +430,7 @@ async def test_test_mode_tells_the_webhook_and_draws_nothing(
     assert (result["task"]["status"], result["images"]) == (expected, [])
     async with database.read() as conn:
         assert await queue.due(conn, limit=10) == []
-        (delivery,) = await queue.due_deliveries(conn, limit=10)
+        (delivery,) = await webhooks.due(conn, limit=10)
         assert (delivery.image_task_id, delivery.url) == (task_id, HOOK)
         event = await service.event(
             conn, delivery.tenant_id, task_id, open_signer(settings), public_url="", ttl=settings.image_url_ttl
@@ -447,7 +448,7 @@ async def test_a_webhook_is_told_addresses_as_its_client_reached_the_server(
     await api.image_task(extra={"webhook": {"url": HOOK, "test_mode": {"enabled": "false"}}})
     await draw_all(database, storage)
     async with database.read() as conn:
-        (delivery,) = await queue.due_deliveries(conn, limit=10)
+        (delivery,) = await webhooks.due(conn, limit=10)
         for public_url, base in (("", HOST), ("https://pictures.example", "https://pictures.example")):
             event = await service.event(
                 conn,
