@@ -1,6 +1,7 @@
 """The composition root: which routes there are, who may call them, and what they are given."""
 
 from litestar import Litestar, Router
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
@@ -62,10 +63,18 @@ def create_app(settings: Settings, database: Database, storage: Storage) -> Lite
         },
         state=State({"database": database}, deep_copy=False),
         middleware=[Lingering(), TidyQueries()],
+        cors_config=_cross_origin(settings),
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=openapi_config(),
         logging_config=None,
     )
+
+
+def _cross_origin(settings: Settings) -> CORSConfig | None:
+    """Lets pages of the allowed origins call, and read beside the answers what a browser would keep from them."""
+    if not settings.allowed_origins:
+        return None
+    return CORSConfig(allow_origins=settings.allowed_origins, expose_headers=["Content-Disposition", "Retry-After"])
 
 
 def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> list[Router]:
