@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.lifecycle import TaskStatus
 from maquette.db import migrate
 from maquette.db.counters import ALL_BASES, next_number
 from maquette.db.engine import Database, UnusableDatabase, open_database
-from maquette.db.tables import attempts, bases, events, metadata, tasks, tenants
-from maquette.testing.factories import make_dataset, make_task, make_tenant
+from maquette.db.tables import attempts, bases, events, metadata, models, tasks, tenants
+from maquette.testing.factories import make_dataset, make_model, make_task, make_tenant
 from maquette.testing.postgres import PostgresServer
 
 HEAD = max(file.name for file in (migrate.MIGRATIONS / "versions").glob("0*.py"))[:4]
@@ -108,16 +109,22 @@ def add_migration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return add
 
 
-@pytest.fixture
-async def of_version_1(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database as the first version made it."""
+async def as_of(revision: str, fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database as the migrations up to this one made it."""
     with monkeypatch.context() as patch:
-        folder = shutil.copytree(migrate.MIGRATIONS, tmp_path / "first")
-        for later in (folder / "versions").glob("000[2-9]_*.py"):
-            later.unlink()
+        folder = shutil.copytree(migrate.MIGRATIONS, tmp_path / "earlier")
+        for file in (folder / "versions").glob("0*.py"):
+            if file.name[:4] > revision:
+                file.unlink()
         patch.setattr(migrate, "MIGRATIONS", folder)
         await migrate.upgrade(fresh)
     return fresh
+
+
+@pytest.fixture
+async def of_version_1(fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database as the first version made it."""
+    return await as_of("0001", fresh, tmp_path, monkeypatch)
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -270,6 +277,19 @@ async def test_bases_of_version_1_are_numbered_and_named_as_files(of_version_1: 
         assert await conn.run_sync(differences) == []
     async with database.write() as conn:
         assert await next_number(conn, ALL_BASES) == 4
+
+
+async def test_verdicts_name_folders_of_the_server_no_more(
+    fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await as_of("0005", fresh, tmp_path, monkeypatch)
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        await make_model(conn, tenant_id, await make_task(conn, tenant_id, status=TaskStatus.SUCCESS))
+        await conn.execute(update(models).values(judged_with="torch 2 on /srv/bases/tiny"))
+    await migrate.upgrade(database)
+    async with database.read() as conn:
+        assert (await conn.execute(select(models.c.judged_with, models.c.lost_workers))).one() == (None, 0)
 
 
 async def test_a_newer_schema_is_refused_in_words(database: Database) -> None:

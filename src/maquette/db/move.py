@@ -320,6 +320,7 @@ def _judged(conn: AsyncConnection, judgement: Judgement) -> dict[str, Any]:
         "from_base_mean": base.mean if base else None,
         "from_base_largest": base.largest if base else None,
         "attempts": 0,
+        "lost_workers": 0,
         "not_before": 0.0,
     }
 
