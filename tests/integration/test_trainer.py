@@ -22,9 +22,10 @@ from PIL import Image
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import DrawRequest, LoraUse, sample_request
 from maquette.core.files import file_sha256
+from maquette.core.findings import FindingCode
 from maquette.core.lifecycle import Reason
 from maquette.core.processes import is_alive
-from maquette.core.progress import CheckpointSaved, Failed, Finished, Note, PhaseBegan, Started, Step, Stopped
+from maquette.core.progress import CheckpointSaved, Failed, Finished, Found, PhaseBegan, Started, Step, Stopped
 from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, TrainingSettings
@@ -236,9 +237,10 @@ class TestResumedRun:
         assert checkpoints(directory) == []
 
 
-# What must differ from what, for each of the fifteen settings: (settings of both runs, settings of the second).
+# What must differ from what, for each of the settings: (settings of both runs, settings of the second).
 PRIOR = {"with_prior_preservation": True}
 TEXT = {"train_text_encoder": True}
+TAGS = {"instance_prompt": "ohwx, a, b, c, d, e"}
 WARM = {"lr_scheduler": LrScheduler.CONSTANT_WITH_WARMUP}
 DECIDING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "train_batch_size": ({}, {"train_batch_size": 2}),
@@ -256,6 +258,9 @@ DECIDING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lora_alpha": ({}, {"lora_alpha": 8}),
     "lora_text_encoder_r": (TEXT, {"lora_text_encoder_r": 5}),
     "lora_text_encoder_alpha": (TEXT, {"lora_text_encoder_alpha": 8}),
+    "caption_dropout": ({}, {"caption_dropout": 1.0}),
+    "shuffle_tags": (TAGS, {"shuffle_tags": True}),
+    "random_flip": ({}, {"random_flip": True}),
 }
 
 
@@ -306,14 +311,14 @@ class TestSettings:
             ),
         )
         run_here(directory)
-        notes = [(message.text, message.picture) for message in read_messages(directory) if isinstance(message, Note)]
-        assert [text.split(" ")[0] for text, _ in notes] == [
-            "face_crop_region:",
-            "face_restore:",
-            "the",
-            "instance_prompt",
+        found = [message.finding for message in read_messages(directory) if isinstance(message, Found)]
+        assert [(one.code, one.picture) for one in found] == [
+            (FindingCode.FACES_NOT_RESTORED, None),
+            (FindingCode.NO_FACE, first.name),
+            (FindingCode.NO_FACE, second.name),
+            (FindingCode.CAPTION_CUT, first.name),
+            (FindingCode.CAPTION_CUT, None),
         ]
-        assert [picture for _, picture in notes] == [None, None, first.name, None]
 
 
 class TestFailedRun:

@@ -297,6 +297,28 @@ async def test_run_directory_is_ready_when_the_trainer_starts(rig: Rig) -> None:
     assert run.heartbeat.exists()
 
 
+async def test_a_tenants_attempts_share_a_folder_that_erasing_one_leaves_alone(rig: Rig) -> None:
+    executor = rig.open(cache_bytes=7, face_detector="/models/yunet.onnx")
+    await executor.launch(replace(rig.plan, tenant_id="tenant-1"))
+    freeze(await asyncio.to_thread(record_of, rig.run()))
+    spec = rig.run().read(rig.run().spec, RunSpec)
+    assert spec is not None
+    shared = rig.root / "runs" / ".caches" / "tenant-1"
+    assert (spec.cache_path, spec.cache_bytes, spec.face_detector) == (str(shared), 7, "/models/yunet.onnx")
+    (shared / "picture").mkdir(parents=True)
+    await executor.erase(rig.handle)
+    assert await executor.adopt() == ()
+    assert shared.exists()
+
+
+async def test_an_attempt_of_nobody_in_particular_keeps_to_its_own_folder(rig: Rig) -> None:
+    await rig.open().launch(rig.plan)
+    freeze(await asyncio.to_thread(record_of, rig.run()))
+    spec = rig.run().read(rig.run().spec, RunSpec)
+    assert spec is not None
+    assert spec.cache_path == ""
+
+
 @pytest.mark.parametrize("nice", [0, 7])
 async def test_trainer_stands_back_as_far_as_the_operator_says(rig: Rig, nice: int) -> None:
     await rig.open(nice=nice).launch(rig.plan)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from maquette.core.findings import Finding
 from maquette.core.lifecycle import Reason
 
 
@@ -41,10 +42,16 @@ class PhaseBegan(Message, frozen=True, tag="phase"):
 
 
 class Note(Message, frozen=True, tag="note"):
-    """A finding worth telling the owner, such as a component that had no effect; `picture` names a file or is None."""
+    """Something worth telling the owner about the run; `picture` names a file or is None."""
 
     text: str
     picture: str | None = None
+
+
+class Found(Message, frozen=True, tag="finding"):
+    """Something about the pictures or captions that the owner should know before training is over."""
+
+    finding: Finding
 
 
 class Step(Message, frozen=True, tag="step"):
@@ -80,4 +87,4 @@ class Finished(Message, frozen=True, tag="finished"):
     """`manifest.json` is written."""
 
 
-TrainerMessage: TypeAlias = Started | PhaseBegan | Note | Step | CheckpointSaved | Failed | Stopped | Finished
+TrainerMessage: TypeAlias = Started | PhaseBegan | Note | Found | Step | CheckpointSaved | Failed | Stopped | Finished

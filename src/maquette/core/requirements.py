@@ -105,6 +105,8 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _length(kind: inspect.StrType | inspect.CollectionType, unit: str) -> str:
+    if isinstance(kind, inspect.StrType) and kind.pattern is not None:
+        return f"that matches {kind.pattern}"
     if kind.max_length is None:
         return f"of at least {kind.min_length} {unit}" if kind.min_length else ""
     return f"of {kind.min_length or 0} to {kind.max_length} {unit}"

@@ -15,6 +15,8 @@ from maquette.core.specs import TrainingSpec
 
 Message = TypeVar("Message")
 
+DEFAULT_CACHE_BYTES = 4 << 30
+
 
 class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`spec.json`: everything a trainer is told.
@@ -27,6 +29,10 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         checkpoint_every: optimiser steps between checkpoints.
         abandon_after: seconds without a sign of its supervisor (`heartbeat`) after which a trainer stops by itself.
         step_delay: seconds to sleep after each optimiser step; a throttle for machines shared with other work.
+        cache_path: folder that the trainers of one tenant share for encoded pictures and prompts; empty is the run's
+            own `cache/`.
+        cache_bytes: what that folder may hold; 0 keeps nothing.
+        face_detector: file of a YuNet model; empty is the detector that OpenCV ships.
     """
 
     task_id: str
@@ -37,6 +43,9 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     checkpoint_every: int = 100
     abandon_after: float = 600.0
     step_delay: float = 0.0
+    cache_path: str = ""
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    face_detector: str = ""
 
 
 class ProcessRecord(Struct, frozen=True):

@@ -15,12 +15,15 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
+from maquette.core.captions import class_noun, with_phrase
 from maquette.core.errors import InvalidRequest
 from maquette.core.requirements import read
 
 MAX_PICTURES = 50
 MAX_CAPTION = 1024
+MAX_TRIGGER = 64
 SIDE_MULTIPLE = 64
 MAX_SIDE = 2048
 MAX_NAME = 255
@@ -51,15 +54,37 @@ class LrScheduler(StrEnum):
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
-INSTANCE_PROMPTS = {TaskType.SUBJECT: "a photo of ohwx person", TaskType.STYLE: "a picture in ohwx style"}
+TRIGGER = "ohwx"
+"""A word that hardly any base knows, as DreamBooth needs one (Ruiz et al. 2023, arXiv:2208.12242, section 3.2)."""
+PHRASES = {TaskType.SUBJECT: "{trigger} {noun}", TaskType.STYLE: "{trigger} style"}
+"""How captions call what is learned; the noun is that of the class prompt."""
+INSTANCE_PROMPTS = {TaskType.SUBJECT: "a photo of {phrase}", TaskType.STYLE: "a picture in {phrase}"}
 CLASS_PROMPTS = {TaskType.SUBJECT: "person", TaskType.STYLE: "a picture"}
+RANDOM_FLIPS = {TaskType.SUBJECT: False, TaskType.STYLE: True}
+"""A style stays the same in a mirror; people and things, and words on them, do not."""
 LENGTH_NOT_PUBLISHED = "limited: no length is published"
 RANGE_NOT_PUBLISHED = "limited: no range is published"
+OURS = "ours"
 
 
-def _for_each_type(prompts: Mapping[TaskType, str]) -> str:
-    return ", ".join(f"`{prompt}` ({task_type})" for task_type, prompt in prompts.items())
+def _phrase(task_type: TaskType, trigger: str, class_prompt: str) -> str:
+    return PHRASES[task_type].format(trigger=trigger, noun=class_noun(class_prompt))
 
+
+def _default_instance_prompt(task_type: TaskType, phrase: str) -> str:
+    # Class prompts may be long already; text encoders read far less than this.
+    return INSTANCE_PROMPTS[task_type].format(phrase=phrase)[:MAX_CAPTION]
+
+
+def _for_each_type(words: Mapping[TaskType, str]) -> str:
+    return ", ".join(f"`{word}` ({task_type})" for task_type, word in words.items())
+
+
+USUAL_INSTANCE_PROMPTS = {
+    task_type: _default_instance_prompt(task_type, _phrase(task_type, TRIGGER, CLASS_PROMPTS[task_type]))
+    for task_type in TaskType
+}
+"""Where neither trigger word nor class prompt is given."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 TaskName = Annotated[
@@ -124,7 +149,7 @@ InstancePrompt = Annotated[
         max_length=MAX_CAPTION,
         title="Instance prompt",
         description="Caption of pictures that have none of their own, with the trigger word in it.",
-        extra={"published": LENGTH_NOT_PUBLISHED, "default": _for_each_type(INSTANCE_PROMPTS)},
+        extra={"published": LENGTH_NOT_PUBLISHED, "default": _for_each_type(USUAL_INSTANCE_PROMPTS)},
     ),
 ]
 ClassPrompt = Annotated[
@@ -187,6 +212,8 @@ Side = Annotated[
         extra={"published": "limited: no most is published"},
     ),
 ]
+Color = Annotated[str, Meta(pattern=r"^#[0-9a-fA-F]{6}$")]
+WHITE = "#ffffff"
 ResizedSide = Annotated[Side, Meta(extra={"default": "that of the request"})]
 Caption = Annotated[
     str,
@@ -197,10 +224,50 @@ Caption = Annotated[
         extra={"default": "`instance_prompt`"},
     ),
 ]
+TriggerWord = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_TRIGGER,
+        title="Trigger word",
+        description="Goes in front of captions that lack it, for a subject with what `class_prompt` names, and into"
+        " the default `instance_prompt`.",
+        extra={"published": OURS, "default": f"none; the default `instance_prompt` says `{TRIGGER}`"},
+    ),
+]
+CaptionDropout = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        title="Caption dropout",
+        description="Share of the times a picture is shown without its caption, so that drawing can be guided.",
+        extra={"published": OURS},
+    ),
+]
+ShuffleTags = Annotated[
+    bool,
+    Meta(
+        title="Shuffle tags",
+        description="Show captions with what stands between their commas in other orders, the first tag in front.",
+        extra={"published": OURS},
+    ),
+]
+RandomFlip = Annotated[
+    bool,
+    Meta(
+        title="Random flip",
+        description="Show every other picture mirrored; a mirrored face is another face.",
+        extra={
+            "published": OURS,
+            "default": _for_each_type({task_type: str(flip).lower() for task_type, flip in RANDOM_FLIPS.items()}),
+        },
+    ),
+]
 
 
 class ExpertSetting(Struct, frozen=True, omit_defaults=True):
-    """The fifteen published `expert_setting` fields, all optional."""
+    """The fifteen published `expert_setting` fields and some of ours, all optional."""
 
     train_batch_size: BatchSize | UnsetType = UNSET
     learning_rate: LearningRate | UnsetType = UNSET
@@ -217,10 +284,17 @@ class ExpertSetting(Struct, frozen=True, omit_defaults=True):
     lora_alpha: LoraAlpha | UnsetType = UNSET
     lora_text_encoder_r: TextEncoderRank | UnsetType = UNSET
     lora_text_encoder_alpha: TextEncoderAlpha | UnsetType = UNSET
+    trigger_word: TriggerWord | UnsetType = UNSET
+    caption_dropout: CaptionDropout | UnsetType = UNSET
+    shuffle_tags: ShuffleTags | UnsetType = UNSET
+    random_flip: RandomFlip | UnsetType = UNSET
 
 
 class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`ExpertSetting` with every default filled in: what a run really uses."""
+    """`ExpertSetting` with every default filled in: what a run really uses.
+
+    The trigger word has gone into captions and prompts. What has a default here is missing in specs of older servers.
+    """
 
     train_batch_size: BatchSize
     learning_rate: LearningRate
@@ -237,6 +311,9 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lora_alpha: LoraAlpha
     lora_text_encoder_r: TextEncoderRank
     lora_text_encoder_alpha: TextEncoderAlpha
+    caption_dropout: CaptionDropout = 0.0
+    shuffle_tags: ShuffleTags = False
+    random_flip: RandomFlip = False
 
 
 class DatasetItem(Struct, frozen=True):
@@ -279,7 +356,7 @@ class FaceCropRegion(Struct, frozen=True):
         Meta(
             ge=0.1,
             le=10,
-            description="Side of the crop around the face as a multiple of the face. No effect yet.",
+            description="Side of the crop around the biggest face as a multiple of the face.",
             extra={"published": RANGE_NOT_PUBLISHED},
         ),
     ] = 1.0
@@ -290,30 +367,50 @@ class Resize(Struct, frozen=True):
 
     width: ResizedSide | UnsetType = UNSET
     height: ResizedSide | UnsetType = UNSET
+    buckets: Annotated[
+        bool,
+        Meta(
+            description="Keep each picture's shape, as far as sides in multiples of"
+            f" {SIDE_MULTIPLE} and no more pixels than width times height allow, instead of cropping all to one.",
+            extra={"published": OURS},
+        ),
+    ] = False
 
 
 class FaceRestore(Struct, frozen=True):
     """Arguments of `face_restore`."""
 
-    method: Annotated[FaceRestoration, Meta(description="What restores faces. No effect yet.")] = FaceRestoration.GFPGAN
+    method: Annotated[
+        FaceRestoration, Meta(description="What restores faces; no effect where the operator has not installed it.")
+    ] = FaceRestoration.GFPGAN
     upscale: Annotated[
         float,
         Meta(
             ge=0.1,
             le=8,
-            description="How much larger faces become. No effect yet.",
+            description="How much larger pictures become by it, before they are cropped and resized.",
             extra={"published": RANGE_NOT_PUBLISHED},
         ),
     ] = 1.0
 
 
-Arguments: TypeAlias = FaceCropRegion | Resize | FaceRestore
+class Background(Struct, frozen=True):
+    """Arguments of `background`."""
+
+    color: Annotated[
+        Color,
+        Meta(description="What transparent pictures are laid on, as `#rrggbb`.", extra={"published": OURS}),
+    ] = WHITE
+
+
+Arguments: TypeAlias = FaceCropRegion | Resize | FaceRestore | Background
 COMPONENTS: Mapping[str, type[Arguments]] = {
     "face_crop_region": FaceCropRegion,
     "resize": Resize,
     "face_restore": FaceRestore,
+    "background": Background,
 }
-"""The components by their published names."""
+"""The components by their names: the published ones, and ours."""
 
 
 class TrainingRequest(Struct, frozen=True, kw_only=True):
@@ -343,12 +440,18 @@ class Preparation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         width, height: pixels every picture is cropped and resized to, multiples of 64.
         face_crop_ratio: side of the crop around the face as a multiple of the face; None leaves faces alone.
         face_restore: name of the requested face restoration; None for none.
+        face_restore_upscale: how much larger a picture becomes when faces are restored.
+        buckets: whether pictures keep their shapes, within width times height pixels.
+        background: what transparent pictures are laid on, `#rrggbb`.
     """
 
     width: int
     height: int
     face_crop_ratio: float | None = None
     face_restore: str | None = None
+    face_restore_upscale: float = 1.0
+    buckets: bool = False
+    background: Color = WHITE
 
 
 class BaseRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -411,6 +514,8 @@ CONSTANT_DEFAULTS: Mapping[str, object] = {
     "with_prior_preservation": False,
     "prior_loss_weight": 1.0,
     "train_text_encoder": False,
+    "caption_dropout": 0.0,
+    "shuffle_tags": False,
 }
 """Of settings whose default depends on nothing."""
 
@@ -429,7 +534,8 @@ def resolve(
     Raises:
         InvalidRequest: a component is unknown or has a bad argument.
     """
-    settings = _resolve_settings(request.expert_setting, task_type, len(pictures), defaults, draw_seed)
+    given = request.expert_setting
+    settings = _resolve_settings(given, task_type, len(pictures), defaults, draw_seed)
     preparation = _resolve_preparation(request)
     sample = SampleSpec(
         prompt=settings.instance_prompt,
@@ -444,7 +550,7 @@ def resolve(
         base=base,
         preparation=preparation,
         settings=settings,
-        pictures=tuple(pictures),
+        pictures=tuple(_with_trigger(picture, given, task_type, settings.class_prompt) for picture in pictures),
         sample=sample,
     )
 
@@ -458,12 +564,15 @@ def _resolve_settings(
 ) -> TrainingSettings:
     lora_r = given.lora_r or defaults.lora_r
     text_encoder_r = given.lora_text_encoder_r or lora_r
+    class_prompt = given.class_prompt or CLASS_PROMPTS[task_type]
+    phrase = _phrase(task_type, given.trigger_word or TRIGGER, class_prompt)
     filled: dict[str, Any] = {
         **CONSTANT_DEFAULTS,
         "learning_rate": defaults.learning_rate,
         "max_train_steps": min(DEFAULT_MAX_STEPS, DEFAULT_STEPS_PER_PICTURE * picture_count),
-        "instance_prompt": INSTANCE_PROMPTS[task_type],
-        "class_prompt": CLASS_PROMPTS[task_type],
+        "instance_prompt": _default_instance_prompt(task_type, phrase),
+        "class_prompt": class_prompt,
+        "random_flip": RANDOM_FLIPS[task_type],
         "lora_r": lora_r,
         "lora_alpha": lora_r,
         "lora_text_encoder_r": text_encoder_r,
@@ -472,24 +581,37 @@ def _resolve_settings(
     filled |= {name: value for name, value in msgspec.structs.asdict(given).items() if value is not UNSET}
     if "seed" not in filled:
         filled["seed"] = draw_seed()
+    if trigger := filled.pop("trigger_word", None):
+        filled["instance_prompt"] = with_phrase(filled["instance_prompt"], trigger, phrase)[:MAX_CAPTION]
     return TrainingSettings(**filled)
 
 
+def _with_trigger(picture: Picture, given: ExpertSetting, task_type: TaskType, class_prompt: str) -> Picture:
+    """A picture whose own caption, where it has one, says the trigger word, where one is given."""
+    if picture.caption is None or not given.trigger_word:
+        return picture
+    phrase = _phrase(task_type, given.trigger_word, class_prompt)
+    return replace(picture, caption=with_phrase(picture.caption, given.trigger_word, phrase))
+
+
 def _resolve_preparation(request: TrainingRequest) -> Preparation:
-    width, height = request.width, request.height
-    face_crop_ratio: float | None = None
-    face_restore: str | None = None
+    preparation = Preparation(width=request.width, height=request.height)
     for index, component in enumerate(request.components):
         match _arguments(component, f"components[{index}]"):
-            case Resize() as resize:
-                width, height = resize.width or width, resize.height or height
+            case Resize(width=width, height=height, buckets=buckets):
+                preparation = replace(
+                    preparation,
+                    width=width or preparation.width,
+                    height=height or preparation.height,
+                    buckets=buckets,
+                )
             case FaceCropRegion(ratio=ratio):
-                face_crop_ratio = ratio
-            case FaceRestore(method=method):
-                face_restore = method
-    return Preparation(
-        width=_side(width), height=_side(height), face_crop_ratio=face_crop_ratio, face_restore=face_restore
-    )
+                preparation = replace(preparation, face_crop_ratio=ratio)
+            case FaceRestore(method=method, upscale=upscale):
+                preparation = replace(preparation, face_restore=method, face_restore_upscale=upscale)
+            case Background(color=color):
+                preparation = replace(preparation, background=color)
+    return replace(preparation, width=_side(preparation.width), height=_side(preparation.height))
 
 
 def _arguments(component: Component, field: str) -> Arguments:

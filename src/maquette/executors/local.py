@@ -21,6 +21,7 @@ DEATH_TAKES = 5.0
 """Seconds within which a killed process, which may hold much memory, should be gone."""
 NODE_ID = "node-id"
 TRASH = ".trash"
+CACHES = ".caches"
 
 
 class LocalExecutor(Executor):
@@ -121,7 +122,9 @@ class LocalExecutor(Executor):
         if not HANDLE.fullmatch(handle):
             raise UnknownAttempt(handle)
         if handle not in self._attempts:
-            self._attempts[handle] = NodeAttempt(self._root / handle, self._storage, self._settings)
+            self._attempts[handle] = NodeAttempt(
+                self._root / handle, self._storage, self._settings, caches=self._root / CACHES
+            )
         return self._attempts[handle]
 
     async def _end(self, handle: str, grace: float) -> None:

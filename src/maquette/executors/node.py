@@ -14,10 +14,11 @@ import structlog
 from msgspec import Struct
 
 from maquette.core.progress import CheckpointSaved, TrainerMessage
-from maquette.core.rundir import RunDirectory, RunSpec
+from maquette.core.rundir import DEFAULT_CACHE_BYTES, RunDirectory, RunSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness, Observation, UnknownAttempt
 from maquette.executors.process import PROGRAM, TrainerProcess
 from maquette.executors.staging import (
+    inside,
     stage_in_newest_checkpoint,
     stage_in_pictures,
     stage_out_checkpoint,
@@ -43,6 +44,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
         abandon_after: seconds without a poll after which a trainer stops by itself.
         step_delay: seconds a trainer sleeps after each step; a throttle for machines shared with other work.
         nice: how far trainers stand back for other processes of their node, 0 (not at all) to 19.
+        cache_bytes: what is kept of a tenant's encoded pictures and prompts for its next trainings; 0 keeps nothing.
+        face_detector: file of a YuNet model that looks for faces; empty is the detector that OpenCV ships.
         program: Python's arguments that mean the trainer; the run directory follows them.
     """
 
@@ -50,17 +53,21 @@ class NodeSettings(Struct, frozen=True, kw_only=True):
     abandon_after: float = 600.0
     step_delay: float = 0.0
     nice: int = 0
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    face_detector: str = ""
     program: tuple[str, ...] = PROGRAM
 
 
 class NodeAttempt:
     """A run directory and the trainer in it. Everything here may be called again after a crash at any line."""
 
-    def __init__(self, root: Path, storage: Storage, settings: NodeSettings) -> None:
+    def __init__(self, root: Path, storage: Storage, settings: NodeSettings, caches: Path | None = None) -> None:
+        """Take the run directory, and the folder in which this node's tenants have theirs for what they share."""
         self.run = RunDirectory(root)
         self.process = TrainerProcess(self.run, settings.program)
         self._storage = storage
         self._settings = settings
+        self._caches = caches
 
     async def launch(self, plan: AttemptPlan) -> None:
         """Stage in and start the trainer, unless one runs here, is being prepared, or has run before.
@@ -135,6 +142,9 @@ class NodeAttempt:
             checkpoint_every=plan.checkpoint_every,
             abandon_after=self._settings.abandon_after,
             step_delay=self._settings.step_delay,
+            cache_path=str(inside(self._caches, plan.tenant_id)) if self._caches and plan.tenant_id else "",
+            cache_bytes=self._settings.cache_bytes,
+            face_detector=self._settings.face_detector,
         )
         await self._sign_of_life()
         await asyncio.to_thread(self.run.write, self.run.spec, spec)

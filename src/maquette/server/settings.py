@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from maquette.core.errors import InvalidRequest
 from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
+from maquette.core.rundir import DEFAULT_CACHE_BYTES
 from maquette.core.specs import MAX_PICTURES
 from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
@@ -165,6 +166,21 @@ class Settings(Struct, frozen=True, kw_only=True):
             " all, 19 the most.",
         ),
     ] = 10
+    trainer_cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes of encoded pictures and prompts that each node keeps for a tenant's next trainings;"
+            " 0 keeps none.",
+        ),
+    ] = DEFAULT_CACHE_BYTES
+    face_detector: Annotated[
+        str,
+        Meta(
+            description="File of a YuNet model (ONNX) that finds faces in pictures; empty is the detector that OpenCV"
+            " ships."
+        ),
+    ] = ""
     pool: Annotated[
         str, Meta(description="Where pictures are drawn: `local`, or a pool that another package registers.")
     ] = "local"
@@ -244,7 +260,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def node_settings(self) -> NodeSettings:
         """What every executor's nodes are given."""
-        return NodeSettings(threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice)
+        return NodeSettings(
+            threads=self.trainer_threads,
+            abandon_after=self.abandon_after,
+            nice=self.trainer_nice,
+            cache_bytes=self.trainer_cache_bytes,
+            face_detector=self.face_detector,
+        )
 
     @property
     def pool_settings(self) -> PoolSettings:

@@ -1,27 +1,48 @@
-"""What never changes from step to step is computed once: latents, and prompts unless the text encoder trains.
+"""What never changes from step to step is computed once, and kept for the tenant's next run: latents, and prompts
+unless the text encoder trains.
 
-It is kept in memory: fifty pictures of 1024 pixels are thirteen megabytes of latents.
+While a run lasts it lies in host memory: fifty pictures of 1024 pixels are twenty-six megabytes of latents.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Self
 
 import torch
 
 from maquette.families.base import Conditioning, LatentPosterior, Pipeline, as_conditioning
-from maquette.trainer.data import Example, prompts
+from maquette.trainer.captions import NOTHING, choose
+from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.tensor_store import TensorStore
+
+PROMPTS = "prompts"
+"""Owner of what became of prompts."""
+WIDTH = 3
+"""Dimension of a picture (pictures, channels, height, width) that a mirror turns round."""
 
 
 class EncodedExamples:
     """Examples as the denoiser sees them, addressed by row."""
 
     def __init__(
-        self, pipeline: Pipeline, posterior: LatentPosterior, prompts: list[str], conditioning: Conditioning | None
+        self,
+        pipeline: Pipeline,
+        examples: Sequence[Example],
+        posteriors: Sequence[LatentPosterior],
+        conditionings: Mapping[str, Conditioning] | None,
     ) -> None:
+        """Take what was encoded.
+
+        Args:
+            pipeline: encodes prompts where `conditionings` is None.
+            examples: the rows.
+            posteriors: of each row the picture, and its mirror image where it is shown, on the CPU.
+            conditionings: of each prompt that a row may have, on the CPU.
+        """
         self.pipeline = pipeline
-        self.posterior = posterior
-        self.prompts = prompts
-        self.conditioning = conditioning
+        self.examples = examples
+        self.posteriors = posteriors
+        self.conditionings = conditionings
 
     @classmethod
     @torch.no_grad()
@@ -32,29 +53,88 @@ class EncodedExamples:
         *,
         train_text_encoder: bool,
         between: Callable[[], None],
+        store: TensorStore | None = None,
     ) -> Self:
         """Encode one example after the other, so that memory does not grow with their number.
+
+        All pictures come first and then all prompts, so that a pipeline that has not the memory for both needs to
+        change from autoencoder to text encoder but once.
 
         Args:
             train_text_encoder: prompts are then encoded anew at each step.
             between: called before each example; may raise to end the run.
+            store: where latents and prompts of earlier runs are; what is missing is added.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
             between()
-            posteriors.append(pipeline.encode_pictures(example.pixels.unsqueeze(0)))
-        posterior = LatentPosterior(
-            mean=torch.cat([one.mean for one in posteriors]), std=torch.cat([one.std for one in posteriors])
-        )
-        words = prompts(examples)
+            posteriors.append(_encoded_picture(pipeline, example, store))
         if train_text_encoder:
-            return cls(pipeline, posterior, words, None)
-        encoded = {prompt: pipeline.encode_prompts([prompt]) for prompt in dict.fromkeys(words)}
-        return cls(pipeline, posterior, words, as_conditioning([encoded[prompt] for prompt in words]))
+            return cls(pipeline, examples, posteriors, None)
+        conditionings: dict[str, Conditioning] = {}
+        for prompt in _prompts(examples):
+            between()
+            conditionings[prompt] = _encoded_prompt(pipeline, prompt, store)
+        return cls(pipeline, examples, posteriors, conditionings)
 
-    def batch(self, rows: Sequence[int], random: torch.Generator) -> tuple[torch.Tensor, Conditioning]:
-        """Latents, drawn anew from what the autoencoder says of each picture, and what the denoiser is told."""
-        latents = self.posterior.sample(rows, random)
-        if self.conditioning is None:
-            return latents, self.pipeline.encode_prompts([self.prompts[row] for row in rows])
-        return latents, {name: values[list(rows)] for name, values in self.conditioning.items()}
+    def batches(
+        self, rows: Sequence[int], random: torch.Generator, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, Conditioning]]:
+        """Latents, drawn anew from what the autoencoder says of each picture, and what the denoiser is told.
+
+        One batch where all rows' pictures have one size; else one for each run of rows that have, in the rows' order.
+        """
+        for _, group in groupby(rows, key=lambda row: self.posteriors[row].mean.shape[1:]):
+            yield self._batch(list(group), random, device)
+
+    def _batch(
+        self, rows: Sequence[int], random: torch.Generator, device: torch.device
+    ) -> tuple[torch.Tensor, Conditioning]:
+        shown = [self._shown(row, random) for row in rows]
+        said = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
+        posterior = LatentPosterior(
+            mean=torch.cat([one.mean for one in shown]), std=torch.cat([one.std for one in shown])
+        )
+        latents = posterior.sample(list(range(len(rows))), random).to(device)
+        if self.conditionings is None:
+            return latents, self.pipeline.encode_prompts(said)
+        told = as_conditioning([self.conditionings[prompt] for prompt in said])
+        return latents, {name: values.to(device) for name, values in told.items()}
+
+    def _shown(self, row: int, random: torch.Generator) -> LatentPosterior:
+        """The picture, or its mirror image where there is one and chance will have it."""
+        posterior = self.posteriors[row]
+        views = len(posterior.mean)
+        view = 0 if views == 1 else int(torch.randint(views, (), generator=random))
+        return LatentPosterior(mean=posterior.mean[view : view + 1], std=posterior.std[view : view + 1])
+
+
+def _prompts(examples: Sequence[Example]) -> Iterator[str]:
+    """Every prompt that may be asked for, once."""
+    said = [wording for example in examples for wording in example.wordings]
+    yield from dict.fromkeys([*said, NOTHING] if any(example.dropout for example in examples) else said)
+
+
+def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore | None) -> LatentPosterior:
+    kept = store.read(example.owner, example.name) if store and example.owner else None
+    if kept is None:
+        pixels = to_pixels(example.picture())[None]
+        views = [pixels, pixels.flip(WIDTH)] if example.mirrored else [pixels]
+        # One at a time: a batch's sums need not come out to the bit as they do alone.
+        posteriors = [pipeline.encode_pictures(view) for view in views]
+        kept = {
+            "mean": torch.cat([one.mean for one in posteriors]).cpu(),
+            "std": torch.cat([one.std for one in posteriors]).cpu(),
+        }
+        if store and example.owner:
+            store.write(example.owner, example.name, kept, example.notes)
+    return LatentPosterior(mean=kept["mean"], std=kept["std"])
+
+
+def _encoded_prompt(pipeline: Pipeline, prompt: str, store: TensorStore | None) -> Conditioning:
+    kept = store.read(PROMPTS, prompt) if store else None
+    if kept is None:
+        kept = {name: values.cpu() for name, values in pipeline.encode_prompts([prompt]).items()}
+        if store:
+            store.write(PROMPTS, prompt, kept)
+    return kept

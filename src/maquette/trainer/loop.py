@@ -14,19 +14,19 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Phase, Started
 from maquette.core.rundir import Manifest
 from maquette.core.specs import TrainingSettings
-from maquette.families.base import Adapters, Objective, Pipeline, load_family
+from maquette.families.base import Adapters, Objective, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
-from maquette.trainer.data import Example, read_picture, to_pixels
 from maquette.trainer.export import export_lora, file_record, library_versions
 from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
+from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
-from maquette.trainer.sampling import draw_class_pictures
+from maquette.trainer.sampling import class_examples
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
 """By this name only can the CPU allocator's error be told from other RuntimeErrors."""
@@ -52,17 +52,22 @@ def run(attempt: Attempt) -> None:
 
     with _memory_errors(device):
         reporter.phase(Phase.PREPARE)
-        instances = _prepare(attempt)
+        store = open_store(attempt, device)
+        instances = prepare(attempt, store, between)
         between()
         _check_base(attempt)
         family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
-        _note_long_prompts(attempt, pipeline)
+        tell_cut_captions(attempt, pipeline)
 
         reporter.phase(Phase.CACHE)
-        classes = draw_class_pictures(pipeline, training, between)
+        classes = class_examples(pipeline, training)
         examples = EncodedExamples.encode(
-            pipeline, [*instances, *classes], train_text_encoder=settings.train_text_encoder, between=between
+            pipeline,
+            [*instances, *classes],
+            train_text_encoder=settings.train_text_encoder,
+            between=between,
+            store=store,
         )
 
         reporter.phase(Phase.TRAIN)
@@ -111,8 +116,8 @@ def train(attempt: Attempt, state: TrainingState, examples: EncodedExamples, obj
         if settings.with_prior_preservation:
             rows += [random.instances.length + row for row in random.classes.take(settings.train_batch_size)]
         with working(random.device):
-            latents, conditioning = examples.batch(rows, random.noise)
-            losses = objective.losses(latents, conditioning, random.noise)
+            batches = examples.batches(rows, random.noise, random.device)
+            losses = torch.cat([objective.losses(*batch, random.noise) for batch in batches])
         loss = losses[: settings.train_batch_size].mean()
         if settings.with_prior_preservation:
             loss = loss + settings.prior_loss_weight * losses[settings.train_batch_size :].mean()
@@ -158,22 +163,6 @@ def _check_finite(step: int, loss: float, norm: float) -> None:
         )
 
 
-def _prepare(attempt: Attempt) -> list[Example]:
-    """Decode every picture, and say what of the asked preparation has no effect."""
-    preparation = attempt.training.preparation
-    if preparation.face_crop_ratio is not None:
-        attempt.reporter.note("face_crop_region: faces are not searched for; pictures were cropped around their centre")
-    if preparation.face_restore is not None:
-        attempt.reporter.note(f"face_restore: {preparation.face_restore} is not available; faces were left as they are")
-    return [
-        Example(
-            pixels=to_pixels(read_picture(attempt.directory.images, picture, preparation)),
-            prompt=picture.caption or attempt.training.settings.instance_prompt,
-        )
-        for picture in attempt.training.pictures
-    ]
-
-
 def _check_base(attempt: Attempt) -> None:
     """Refuse a folder whose content is no longer what the task pinned: the LoRA would claim a wrong origin."""
     pinned, path = attempt.training.base, attempt.spec.base_path
@@ -182,16 +171,6 @@ def _check_base(attempt: Attempt) -> None:
         raise BrokenBase(
             f"the base {pinned.name} in {path} is not what the task pinned: its hash is {found}, not {pinned.sha256}"
         )
-
-
-def _note_long_prompts(attempt: Attempt, pipeline: Pipeline) -> None:
-    for picture in attempt.training.pictures:
-        if picture.caption and not pipeline.fits(picture.caption):
-            attempt.reporter.note(
-                "the caption is longer than the text encoder reads; its end has no effect", picture.name
-            )
-    if not pipeline.fits(attempt.training.settings.instance_prompt):
-        attempt.reporter.note("instance_prompt is longer than the text encoder reads; its end has no effect")
 
 
 def _work_deterministically(device: torch.device) -> None:

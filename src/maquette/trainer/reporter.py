@@ -8,7 +8,8 @@ from typing import Self
 
 import msgspec
 
-from maquette.core.progress import CheckpointSaved, Note, Phase, PhaseBegan, Step, TrainerMessage
+from maquette.core.findings import Finding
+from maquette.core.progress import CheckpointSaved, Found, Note, Phase, PhaseBegan, Step, TrainerMessage
 
 
 class Reporter:
@@ -37,8 +38,12 @@ class Reporter:
         self.say(PhaseBegan(at=time.time(), phase=phase))
 
     def note(self, text: str, picture: str | None = None) -> None:
-        """A finding worth telling the owner."""
+        """Something worth telling the owner about the run."""
         self.say(Note(at=time.time(), text=text, picture=picture))
+
+    def finding(self, finding: Finding) -> None:
+        """Something about the pictures or captions that the owner should know."""
+        self.say(Found(at=time.time(), finding=finding))
 
     def step(self, *, step: int, total_steps: int, loss: float, lr: float, seconds: float) -> None:
         """One optimiser step is done."""

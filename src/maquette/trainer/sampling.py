@@ -1,17 +1,23 @@
-"""Pictures a run draws: class pictures before training, the sample after it."""
+"""Class pictures: what the base makes of the class prompt, which keeps it from forgetting (prior preservation).
 
-from collections.abc import Callable
+Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, section 3.3.
+"""
 
+from functools import partial
+
+import msgspec
 from msgspec.structs import replace
 
 from maquette.core.drawing import sample_request
 from maquette.core.specs import TrainingSpec
 from maquette.families.base import Pipeline
-from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.data import Example
 from maquette.trainer.randomness import derive
 
 MIN_CLASS_PICTURES = 4
 MAX_SEED = 2**32
+CLASSES = "classes"
+"""Owner of what became of class pictures."""
 
 
 def class_picture_count(spec: TrainingSpec) -> int:
@@ -22,17 +28,21 @@ def class_picture_count(spec: TrainingSpec) -> int:
     return max(MIN_CLASS_PICTURES, len(spec.pictures)) if spec.settings.with_prior_preservation else 0
 
 
-def draw_class_pictures(pipeline: Pipeline, spec: TrainingSpec, between: Callable[[], None]) -> list[Example]:
-    """Draw what the base itself makes of the class prompt, each picture from its own seed.
+def class_examples(pipeline: Pipeline, spec: TrainingSpec) -> list[Example]:
+    """The class pictures of a run; each is drawn when its latents are asked for and not kept from an earlier one.
 
-    Args:
-        between: called before each picture; may raise to end the run.
+    Their seeds don't depend on the run's: all of a tenant's runs with this base, prompt and size share them.
     """
-    examples: list[Example] = []
-    for index in range(class_picture_count(spec)):
-        between()
-        seed = derive(spec.settings.seed, f"class picture {index}") % MAX_SEED
-        request = sample_request(replace(spec.sample, prompt=spec.settings.class_prompt, seed=seed))
-        picture = pipeline.draw(request)
-        examples.append(Example(to_pixels(picture), spec.settings.class_prompt))
-    return examples
+    return [_example(pipeline, spec, index) for index in range(class_picture_count(spec))]
+
+
+def _example(pipeline: Pipeline, spec: TrainingSpec, index: int) -> Example:
+    prompt = spec.settings.class_prompt
+    seed = derive(0, f"class picture {index}") % MAX_SEED
+    request = sample_request(replace(spec.sample, prompt=prompt, seed=seed))
+    return Example(
+        picture=partial(pipeline.draw, request),
+        wordings=(prompt,),
+        owner=CLASSES,
+        name=msgspec.json.encode(request).decode(),
+    )

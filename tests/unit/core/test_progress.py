@@ -6,11 +6,13 @@ from typing import get_args
 import msgspec
 import pytest
 
+from maquette.core.findings import FindingCode, finding
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
     CheckpointSaved,
     Failed,
     Finished,
+    Found,
     Note,
     Phase,
     PhaseBegan,
@@ -28,6 +30,8 @@ MESSAGES: list[TrainerMessage] = [
     *(PhaseBegan(at=1750000001.0, phase=phase) for phase in Phase),
     Note(at=1750000002.0, text="its end has no effect", picture="0-abc.png"),
     Note(at=1750000002.0, text="its end has no effect"),
+    Found(at=1750000002.5, finding=finding(FindingCode.BLURRED, "the picture is blurred", "0-abc.png")),
+    Found(at=1750000002.5, finding=finding(FindingCode.FACES_NOT_RESTORED, "faces stay as they are")),
     Step(at=1750000003.0, step=1, total_steps=2, loss=0.125, lr=0.0001, seconds=0.25),
     CheckpointSaved(at=1750000004.0, step=2),
     Failed(at=1750000005.0, reason=Reason.BAD_DATASET, message="0-abc.png: the picture can't be read"),

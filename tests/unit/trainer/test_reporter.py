@@ -2,7 +2,8 @@ from pathlib import Path
 
 import msgspec
 
-from maquette.core.progress import CheckpointSaved, Note, Phase, PhaseBegan, Step, TrainerMessage
+from maquette.core.findings import FindingCode, finding
+from maquette.core.progress import CheckpointSaved, Found, Note, Phase, PhaseBegan, Step, TrainerMessage
 from maquette.trainer.reporter import Reporter
 
 
@@ -17,8 +18,9 @@ def test_each_message_is_a_line_that_others_can_read_at_once(tmp_path: Path) -> 
         assert [type(message) for message in lines(path)] == [PhaseBegan]
         reporter.step(step=1, total_steps=2, loss=0.5, lr=0.1, seconds=0.2)
         reporter.note("words", "0.png")
+        reporter.finding(finding(FindingCode.BLURRED, "words", "0.png"))
         reporter.checkpoint(2)
-        assert [type(message) for message in lines(path)] == [PhaseBegan, Step, Note, CheckpointSaved]
+        assert [type(message) for message in lines(path)] == [PhaseBegan, Step, Note, Found, CheckpointSaved]
 
 
 def test_a_later_trainer_appends(tmp_path: Path) -> None:

@@ -323,6 +323,7 @@ async def load_plan(
         device=device,
         checkpoint_every=checkpoint_every,
         output_prefix=output_prefix(task_id, fence),
+        tenant_id=row.tenant_id,
     )
 
 

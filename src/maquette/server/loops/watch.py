@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +14,7 @@ from maquette.core.progress import (
     CheckpointSaved,
     Failed,
     Finished,
+    Found,
     Note,
     PhaseBegan,
     Started,
@@ -180,6 +182,8 @@ async def tell(conn: AsyncConnection, attempt: OpenAttempt, messages: Sequence[T
                 kind, data = "phase", {"phase": phase}
             case Note(text=text, picture=picture):
                 kind, data = "note", {"text": text, "picture": picture}
+            case Found(finding=finding):
+                kind, data = "finding", msgspec.to_builtins(finding)
             case CheckpointSaved(step=step):
                 kind, data = "checkpoint", {"step": step}
             case _:

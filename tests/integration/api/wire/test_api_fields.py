@@ -46,8 +46,9 @@ def bad(kind: inspect.Type) -> list[tuple[Any, str]]:
             wrong = [((kind.ge or 0) - 1, f"must be {limits}"), ((kind.le or 0) + 1, f"must be {limits}")]
             return wrong + [(value, f"must be a whole number {limits}") for value in ("many", 4.5, [4], {"x": 4})]
         case inspect.FloatType():
-            limits = f"above {kind.gt} and at most {kind.le}"
-            out = [0, -1, (kind.le or 0) * 1.01, "nan", "inf", "-inf", "NaN", 10**400]
+            closed = kind.ge is not None
+            limits = f"between {kind.ge} and {kind.le}" if closed else f"above {kind.gt} and at most {kind.le}"
+            out = [*([] if closed else [0]), -1, (kind.le or 0) * 1.01, "nan", "inf", "-inf", "NaN", 10**400]
             wrong = [(value, f"must be {limits}") for value in out]
             return wrong + [(value, f"must be a number {limits}") for value in ("fast", [1e-4])]
         case inspect.StrType():
@@ -69,7 +70,7 @@ TOP = {
 
 
 def test_the_cases_cover_every_field() -> None:
-    assert len(SETTINGS) == 15
+    assert len(SETTINGS) == 15 + 4
     assert list(TOP) == ["name", "base_model", "width", "height"]
 
 
@@ -131,7 +132,7 @@ async def test_a_seed_has_64_bits(api: Api, seed: object) -> None:
 
 def component_cases() -> Iterator[tuple[object, str]]:
     yield [{"name": "sharpen"}], "components[0].name: unknown component 'sharpen'; known are"
-    yield resize(depth="1"), "components[0].args[0].name: unknown argument 'depth'; known are width, height"
+    yield resize(depth="1"), "components[0].args[0].name: unknown argument 'depth'; known are width, height, buckets"
     yield resize(width=0), "components[0].width: must be between 1 and 2048, got 0"
     for value in ("wide", "512.9", 512.9, " 512 ", "5_12", "0512", "+512", "\u0665\u0661\u0662", "nan"):
         yield resize(width=value), "components[0].width: must be a whole number between 1 and 2048, got "
@@ -142,6 +143,8 @@ def component_cases() -> Iterator[tuple[object, str]]:
     for value in ("nan", "inf", "0.01", "1_0"):
         args = [{"name": "ratio", "value": value}]
         yield [{"name": "face_crop_region", "args": args}], "components[0].ratio: must be "
+    args = [{"name": "color", "value": "red"}]
+    yield [{"name": "background", "args": args}], "components[0].color: must be a string that matches ^#[0-9a-fA-F]{6}$"
     args = [{"name": "method", "value": "nosuch"}]
     yield [{"name": "face_restore", "args": args}], "components[0].method: must be one of gfpgan_1.4, got"
     yield [{"name": "resize", "args": [{"value": "512"}]}], "components[0].args[0].name: is required"

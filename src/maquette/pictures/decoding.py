@@ -1,0 +1,55 @@
+"""Picture files become plain RGB: upright, in sRGB, on a background."""
+
+import io
+
+from PIL import Image, ImageCms, ImageColor, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SRGB = ImageCms.createProfile("sRGB")
+PROFILED_MODES = frozenset({"RGB", "RGBA", "CMYK", "L"})
+"""Those whose embedded profile can be applied as it is."""
+
+
+class UnreadablePicture(ValueError):
+    """The bytes can't be decoded."""
+
+
+def decode(data: bytes, background: str) -> Image.Image:
+    """Decode a picture file to eight bits of red, green and blue.
+
+    The camera's orientation (EXIF) is carried out, colours are brought from the embedded profile to sRGB, and what is
+    transparent shows the background, `#rrggbb`.
+
+    Raises:
+        UnreadablePicture: see there.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            upright = ImageOps.exif_transpose(image)
+            return _flattened(_as_srgb(upright), background)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadablePicture(f"the picture can't be read: {error}") from error
+
+
+def _as_srgb(image: Image.Image) -> Image.Image:
+    """Convert by the embedded colour profile; a profile that can't be read counts as absent."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in PROFILED_MODES:
+        return image
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, SRGB, outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError):
+        return image
+
+
+def _flattened(image: Image.Image, background: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Sixteen bits a pixel: Pillow's own conversion would clip instead of scaling.
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    foreground = image.convert("RGBA")
+    ground = Image.new("RGBA", image.size, ImageColor.getrgb(background))
+    return Image.alpha_composite(ground, foreground).convert("RGB")

@@ -1,0 +1,37 @@
+"""The words a picture is trained with: its caption, its tags in other orders, or none."""
+
+from collections.abc import Sequence
+
+import torch
+
+from maquette.core.specs import Picture, TrainingSettings
+from maquette.trainer.randomness import generator
+
+ORDERS = 4
+"""In how many orders a caption's tags are shown. Each is encoded once, so that text encoders may go before training."""
+NOTHING = ""
+"""What a picture shows to who is told nothing: drawing is guided away from it."""
+
+
+def wordings(picture: Picture, settings: TrainingSettings) -> tuple[str, ...]:
+    """Everything a picture may be called in training besides nothing: its caption, or that in several orders.
+
+    Tags are what stands between commas; the first one stays in front. The orders depend on the seed and the picture's
+    name alone.
+    """
+    caption = picture.caption or settings.instance_prompt
+    first, *others = (tag.strip() for tag in caption.split(","))
+    if not settings.shuffle_tags or len(others) < 2:
+        return (caption,)
+    random = generator(settings.seed, f"tags of {picture.name}")
+    orders = [torch.randperm(len(others), generator=random).tolist() for _ in range(ORDERS)]
+    return tuple(", ".join([first, *(others[index] for index in order)]) for order in orders)
+
+
+def choose(wordings: Sequence[str], dropout: float, random: torch.Generator) -> str:
+    """One of the wordings, or nothing with probability `dropout`; draws from `random` only where there is a choice."""
+    if dropout > 0 and torch.rand((), generator=random).item() < dropout:
+        return NOTHING
+    if len(wordings) == 1:
+        return wordings[0]
+    return wordings[int(torch.randint(len(wordings), (), generator=random))]

@@ -1,0 +1,121 @@
+"""From staged picture files to examples, and what there is to say about them."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import torch
+from PIL import Image
+
+from maquette.core.findings import FindingCode, finding
+from maquette.core.lifecycle import Reason
+from maquette.core.specs import Picture
+from maquette.families.base import Pipeline
+from maquette.pictures.decoding import UnreadablePicture
+from maquette.pictures.faces import load_detector
+from maquette.pictures.findings import find_out, unreadable
+from maquette.pictures.preparation import PictureFacts, Prepared, Preparer
+from maquette.pictures.restoring import load_restorer
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.captions import wordings
+from maquette.trainer.data import Example
+from maquette.trainer.export import library_versions
+from maquette.trainer.failures import RunFailed
+from maquette.trainer.tensor_store import TensorStore
+
+FACTS = "facts"
+"""Note beside a picture's latents: its `PictureFacts`, so that a later run need not even decode it."""
+
+
+def open_store(attempt: Attempt, device: torch.device) -> TensorStore:
+    """What earlier runs of the tenant with this base have kept; where the executor names no folder, this run's own."""
+    root = Path(attempt.spec.cache_path) if attempt.spec.cache_path else attempt.directory.cache
+    context = (attempt.training.base.sha256, device.type, library_versions())
+    return TensorStore(root, attempt.spec.cache_bytes, msgspec.json.encode(context).decode())
+
+
+def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -> list[Example]:
+    """Look at every picture, tell what there is to say, and answer what is learned from.
+
+    Pictures whose latents are kept are not decoded.
+
+    Args:
+        between: called before each picture; may raise to end the run.
+
+    Raises:
+        RunFailed: some pictures can't be decoded; the message names the first, findings name all.
+        FileNotFoundError: one was never staged in, which is not the owner's fault.
+    """
+    training, preparer = attempt.training, _preparer(attempt)
+    facts: dict[str, PictureFacts] = {}
+    examples: list[Example] = []
+    broken: list[tuple[Picture, UnreadablePicture]] = []
+    for picture in training.pictures:
+        between()
+        try:
+            example = _example(attempt, store, preparer, picture)
+        except UnreadablePicture as error:
+            broken.append((picture, error))
+            continue
+        examples.append(example)
+        facts[picture.name] = msgspec.json.decode(example.notes[FACTS], type=PictureFacts)
+    for found in [
+        *(unreadable(picture.name, error) for picture, error in broken),
+        *find_out(training, facts, restored=preparer.restorer is not None),
+    ]:
+        attempt.reporter.finding(found)
+    if broken:
+        picture, error = broken[0]
+        raise RunFailed(Reason.BAD_DATASET, f"{picture.name}: {error}")
+    return examples
+
+
+def tell_cut_captions(attempt: Attempt, pipeline: Pipeline) -> None:
+    """Say which captions the text encoder reads only the beginning of."""
+    problem = "is longer than the text encoder reads; its end has no effect"
+    for picture in attempt.training.pictures:
+        if picture.caption and not pipeline.fits(picture.caption):
+            attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"the caption {problem}", picture.name))
+    if not pipeline.fits(attempt.training.settings.instance_prompt):
+        attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"instance_prompt {problem}"))
+
+
+def _preparer(attempt: Attempt) -> Preparer:
+    preparation = attempt.training.preparation
+    restorer = load_restorer(preparation.face_restore, attempt.spec.device) if preparation.face_restore else None
+    return Preparer(preparation, load_detector(attempt.spec.face_detector), restorer)
+
+
+def _example(attempt: Attempt, store: TensorStore, preparer: Preparer, picture: Picture) -> Example:
+    settings = attempt.training.settings
+    name = f"{preparer.identity} mirrored={settings.random_flip}"
+    notes = store.notes(picture.sha256, name) or {}
+    if FACTS not in notes:
+        prepared = _prepared(attempt, preparer, picture)
+        notes = {FACTS: msgspec.json.encode(prepared.facts).decode()}
+        make = partial(_same, prepared.image)
+    else:
+        make = partial(_prepared_anew, attempt, picture)
+    return Example(
+        picture=make,
+        wordings=wordings(picture, settings),
+        dropout=settings.caption_dropout,
+        mirrored=settings.random_flip,
+        owner=picture.sha256,
+        name=name,
+        notes=notes,
+    )
+
+
+def _prepared(attempt: Attempt, preparer: Preparer, picture: Picture) -> Prepared:
+    return preparer.prepare((attempt.directory.images / picture.name).read_bytes())
+
+
+def _prepared_anew(attempt: Attempt, picture: Picture) -> Image.Image:
+    """Of a picture whose latents have gone since they were looked for; who finds and restores faces has gone too."""
+    return _prepared(attempt, _preparer(attempt), picture).image
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

@@ -1,0 +1,184 @@
+"""Latents and prompts are computed once: in a run, and among a tenant's runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from maquette.families.base import Conditioning, LatentPosterior
+from maquette.families.sd15.pipeline import Sd15Pipeline
+from maquette.testing.tiny_family import build_tiny_base
+from maquette.trainer.cache import EncodedExamples
+from maquette.trainer.captions import NOTHING
+from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.tensor_store import TensorStore
+
+pytestmark = pytest.mark.torch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Sd15Pipeline:
+    return Sd15Pipeline.load(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny"), CPU)
+
+
+class Counting:
+    """A pipeline that counts what it is asked to encode, in order."""
+
+    def __init__(self, pipeline: Sd15Pipeline) -> None:
+        self.pipeline = pipeline
+        self.asked: list[str] = []
+
+    def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
+        self.asked.append("picture")
+        return self.pipeline.encode_pictures(pixels)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        self.asked += prompts
+        return self.pipeline.encode_prompts(prompts)
+
+
+@pytest.fixture
+def counting(pipeline: Sd15Pipeline) -> Counting:
+    return Counting(pipeline)
+
+
+def picture(hue: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """Red on the left and blue on the right, so that it differs from its mirror image."""
+    image = Image.new("RGB", size, (200, hue, 0))
+    image.paste((0, hue, 200), (size[0] // 2, 0, *size))
+    return image
+
+
+def example(
+    number: int = 0, size: tuple[int, int] = (64, 64), *, mirrored: bool = False, dropout: float = 0.0, **named: str
+) -> Example:
+    return Example(
+        picture=lambda: picture(40 * number, size),
+        wordings=(f"picture {number}",),
+        mirrored=mirrored,
+        dropout=dropout,
+        owner=named.get("owner", f"sha-{number}"),
+        name="prepared",
+        notes={"facts": "{}"},
+    )
+
+
+def encode(
+    pipeline: Counting, *examples: Example, store: TensorStore | None = None, text: bool = False
+) -> EncodedExamples:
+    return EncodedExamples.encode(
+        pipeline,  # pyright: ignore[reportArgumentType]
+        examples,
+        train_text_encoder=text,
+        between=lambda: None,
+        store=store,
+    )
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def only(examples: EncodedExamples, rows: Sequence[int], seed: int = 0) -> tuple[torch.Tensor, Conditioning]:
+    (batch,) = examples.batches(rows, random(seed), CPU)
+    return batch
+
+
+def test_all_pictures_come_before_all_prompts_and_each_prompt_once(counting: Counting) -> None:
+    encode(counting, example(0), example(1), example(0))
+    assert counting.asked == ["picture"] * 3 + ["picture 0", "picture 1"]
+
+
+def test_a_batch_is_what_the_pipeline_says_of_its_rows(counting: Counting, pipeline: Sd15Pipeline) -> None:
+    latents, conditioning = only(encode(counting, example(0), example(1)), [1, 0])
+    posteriors = [pipeline.encode_pictures(to_pixels(picture(hue))[None]) for hue in (40, 0)]
+    noise = torch.randn(latents.shape, generator=random())
+    mean, std = (torch.cat([getattr(one, name) for one in posteriors]) for name in ("mean", "std"))
+    assert torch.equal(latents, mean + std * noise)
+    said = [pipeline.encode_prompts([f"picture {number}"])["prompt_embeds"] for number in (1, 0)]
+    assert torch.equal(conditioning["prompt_embeds"], torch.cat(said))
+
+
+def test_latents_are_drawn_anew_each_time(counting: Counting) -> None:
+    encoded, source = encode(counting, example()), random()
+    (one, _), (other, _) = (next(encoded.batches([0], source, CPU)) for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_pictures_of_several_sizes_come_in_several_batches_in_their_order(counting: Counting) -> None:
+    wide = (128, 64)
+    encoded = encode(counting, example(0), example(1, wide), example(2, wide), example(3))
+    shapes = [tuple(latents.shape) for latents, _ in encoded.batches([0, 1, 2, 3], random(), CPU)]
+    assert shapes == [(1, 4, 16, 16), (2, 4, 16, 32), (1, 4, 16, 16)]
+
+
+def test_a_text_encoder_that_trains_is_asked_at_each_step(counting: Counting) -> None:
+    encoded = encode(counting, example(0), text=True)
+    assert counting.asked == ["picture"]
+    only(encoded, [0])
+    only(encoded, [0])
+    assert counting.asked == ["picture", "picture 0", "picture 0"]
+
+
+def test_a_dropped_caption_is_nothing(counting: Counting, pipeline: Sd15Pipeline) -> None:
+    _, conditioning = only(encode(counting, example(dropout=1.0)), [0])
+    assert NOTHING in counting.asked
+    assert torch.equal(conditioning["prompt_embeds"], pipeline.encode_prompts([NOTHING])["prompt_embeds"])
+
+
+def test_a_mirrored_picture_is_shown_both_ways(counting: Counting, pipeline: Sd15Pipeline) -> None:
+    encoded = encode(counting, example(mirrored=True))
+    pixels = to_pixels(picture())[None]
+    ways = [pipeline.encode_pictures(view).mean for view in (pixels, pixels.flip(3))]
+    assert not torch.equal(*ways)
+    assert torch.equal(encoded.posteriors[0].mean, torch.cat(ways))
+    source = random()
+    nearest = [
+        min((0, 1), key=lambda way: float((latents - ways[way]).abs().mean()))
+        for _ in range(20)
+        for latents, _ in encoded.batches([0], source, CPU)
+    ]
+    assert 5 < sum(nearest) < 15
+
+
+class TestKept:
+    def test_a_second_run_encodes_nothing_and_sees_the_same_bits(self, counting: Counting, tmp_path: Path) -> None:
+        fresh = only(encode(counting, example(0), example(1, mirrored=True)), [0, 1])
+        first = TensorStore(tmp_path, 1 << 20, "base")
+        encode(counting, example(0), example(1, mirrored=True), store=first)
+        counting.asked.clear()
+        second = TensorStore(tmp_path, 1 << 20, "base")
+        again = only(encode(counting, example(0), example(1, mirrored=True), store=second), [0, 1])
+        assert counting.asked == []
+        assert torch.equal(again[0], fresh[0])
+        assert torch.equal(again[1]["prompt_embeds"], fresh[1]["prompt_embeds"])
+
+    def test_a_kept_picture_is_not_even_made(self, counting: Counting, tmp_path: Path) -> None:
+        store = TensorStore(tmp_path, 1 << 20, "base")
+        encode(counting, example(), store=store)
+
+        def never() -> Image.Image:
+            raise AssertionError
+
+        encode(counting, Example(never, ("picture 0",), owner="sha-0", name="prepared"), store=store)
+
+    def test_only_what_is_missing_is_encoded(self, counting: Counting, tmp_path: Path) -> None:
+        store = TensorStore(tmp_path, 1 << 20, "base")
+        encode(counting, example(0), store=store)
+        counting.asked.clear()
+        encode(counting, example(0), example(1), store=store)
+        assert counting.asked == ["picture", "picture 1"]
+
+    def test_notes_are_kept_beside_latents(self, counting: Counting, tmp_path: Path) -> None:
+        store = TensorStore(tmp_path, 1 << 20, "base")
+        encode(counting, example(0), store=store)
+        assert store.notes("sha-0", "prepared") == {"facts": "{}"}
+
+    def test_what_has_no_owner_is_not_kept(self, counting: Counting, tmp_path: Path) -> None:
+        store = TensorStore(tmp_path, 1 << 20, "base")
+        encode(counting, Example(picture, ("a",)), store=store, text=True)
+        assert list(tmp_path.iterdir()) == []

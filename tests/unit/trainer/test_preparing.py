@@ -1,0 +1,167 @@
+"""From staged files to examples: what is told, what is kept, and what a later run need not do again."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+from PIL import Image
+
+from maquette.core.findings import Finding, FindingCode
+from maquette.core.ids import sha256_hex
+from maquette.core.lifecycle import Reason
+from maquette.core.progress import Found
+from maquette.core.rundir import RunDirectory, RunSpec
+from maquette.core.specs import Picture
+from maquette.pictures.preparation import Preparer
+from maquette.testing.factories import training_spec
+from maquette.testing.runs import read_messages
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.data import Example
+from maquette.trainer.failures import RunFailed
+from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
+
+pytestmark = pytest.mark.torch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    return run
+
+
+@pytest.fixture
+def reporter(directory: RunDirectory) -> Generator[Reporter]:
+    with Reporter(directory.events) as reporter:
+        yield reporter
+
+
+def noise(seed: int) -> Image.Image:
+    torch.manual_seed(seed)
+    return Image.fromarray(torch.randint(0, 255, (128, 192, 3), dtype=torch.uint8).numpy())
+
+
+def attempt(
+    directory: RunDirectory, reporter: Reporter, *images: Image.Image | bytes, cache: str = "", **settings: Any
+) -> Attempt:
+    """An attempt on these pictures at 128 x 128."""
+    pictures: list[Picture] = []
+    for index, image in enumerate(images):
+        path = directory.images / f"{index}.png"
+        path.write_bytes(image) if isinstance(image, bytes) else image.save(path)
+        pictures.append(Picture(path.name, sha256_hex(path.read_bytes())))
+    spec = training_spec()
+    training = replace(spec, pictures=tuple(pictures), settings=replace(spec.settings, **settings))
+    run = RunSpec(task_id="t", fence=1, training=training, base_path="", cache_path=cache)
+    return Attempt(directory, run, Supervision(directory), reporter)
+
+
+def prepared(attempt: Attempt) -> list[Example]:
+    return prepare(attempt, open_store(attempt, CPU), lambda: None)
+
+
+def findings(attempt: Attempt) -> list[Finding]:
+    return [message.finding for message in read_messages(attempt.directory) if isinstance(message, Found)]
+
+
+def test_examples_are_pictures_with_their_words(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(directory, reporter, noise(0), noise(1), caption_dropout=0.1, random_flip=True)
+    one, other = prepared(run)
+    assert one.picture().size == (128, 128)
+    assert one.picture().tobytes() != other.picture().tobytes()
+    assert one.wordings == (run.training.settings.instance_prompt,)
+    assert (one.dropout, one.mirrored, one.owner) == (0.1, True, run.training.pictures[0].sha256)
+    assert findings(run) == []
+
+
+def test_what_is_kept_is_neither_read_nor_decoded_again(
+    directory: RunDirectory, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = attempt(directory, reporter, noise(0), noise(0))
+    store = open_store(run, CPU)
+    for example in prepared(run):
+        store.write(example.owner or "", example.name, {"mean": torch.zeros(1)}, example.notes)
+    made = prepared(run)[0].picture
+    (directory.images / "0.png").write_bytes(b"no picture any more")
+    monkeypatch.setattr(Preparer, "prepare", lambda *_: pytest.fail("it was decoded"))
+    assert len(prepared(run)) == 2
+    assert [found.code for found in findings(run)] == [FindingCode.NEAR_DUPLICATE] * 3
+    assert callable(made)
+
+
+def test_what_was_kept_and_has_gone_is_made_anew(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(directory, reporter, noise(0))
+    (first,) = prepared(run)
+    open_store(run, CPU).write(first.owner or "", first.name, {"mean": torch.zeros(1)}, first.notes)
+    (second,) = prepared(run)
+    assert second.picture().tobytes() == first.picture().tobytes()
+
+
+def test_mirrored_pictures_are_kept_apart(directory: RunDirectory, reporter: Reporter) -> None:
+    (one,) = prepared(attempt(directory, reporter, noise(0)))
+    (other,) = prepared(attempt(directory, reporter, noise(0), random_flip=True))
+    assert (one.owner, one.name) != (other.owner, other.name)
+
+
+def test_a_tenants_runs_share_a_folder_and_without_one_each_has_its_own(
+    directory: RunDirectory, reporter: Reporter, tmp_path: Path
+) -> None:
+    shared = attempt(directory, reporter, noise(0), cache=str(tmp_path / "shared"))
+    open_store(shared, CPU).write("a", "b", {"mean": torch.zeros(1)})
+    assert len(list((tmp_path / "shared").rglob("*.safetensors"))) == 1
+    open_store(attempt(directory, reporter, noise(0)), CPU).write("a", "b", {"mean": torch.zeros(1)})
+    assert len(list(directory.cache.rglob("*.safetensors"))) == 1
+
+
+def test_another_base_or_device_sees_nothing_of_it(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(directory, reporter, noise(0))
+    open_store(run, CPU).write("a", "b", {"mean": torch.zeros(1)})
+    assert open_store(run, CPU).read("a", "b") is not None
+    assert open_store(run, torch.device("cuda", 0)).read("a", "b") is None
+    base = replace(run.training.base, sha256="1" * 64)
+    other = Attempt(
+        directory, replace(run.spec, training=replace(run.training, base=base)), run.supervision, run.reporter
+    )
+    assert open_store(other, CPU).read("a", "b") is None
+
+
+def test_every_unreadable_picture_is_told_and_the_first_named(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(directory, reporter, noise(0), b"words", b"more words")
+    with pytest.raises(RunFailed, match=r"^1.png: the picture can't be read") as failure:
+        prepared(run)
+    assert failure.value.reason is Reason.BAD_DATASET
+    assert [(found.code, found.picture) for found in findings(run)] == [
+        (FindingCode.UNREADABLE, "1.png"),
+        (FindingCode.UNREADABLE, "2.png"),
+    ]
+
+
+def test_a_picture_that_was_never_staged_in_is_not_the_owners_fault(
+    directory: RunDirectory, reporter: Reporter
+) -> None:
+    run = attempt(directory, reporter, noise(0))
+    (directory.images / "0.png").unlink()
+    with pytest.raises(FileNotFoundError):
+        prepared(run)
+
+
+def test_cut_captions_are_told(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(directory, reporter, noise(0), noise(1))
+
+    class ShortReader:
+        def fits(self, prompt: str) -> bool:
+            return "long" not in prompt
+
+    first, second = run.training.pictures
+    captioned = (replace(first, caption="a long one"), replace(second, caption="a short one"))
+    training = replace(run.training, pictures=captioned)
+    told = Attempt(directory, replace(run.spec, training=training), run.supervision, reporter)
+    tell_cut_captions(told, ShortReader())  # pyright: ignore[reportArgumentType]
+    assert [(found.code, found.picture) for found in findings(told)] == [(FindingCode.CAPTION_CUT, "0.png")]
