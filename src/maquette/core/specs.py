@@ -498,6 +498,27 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sample: SampleSpec
 
 
+ADDED_LATER: Mapping[str, Sequence[str]] = {
+    "settings": ("caption_dropout", "shuffle_tags", "random_flip"),
+    "preparation": ("face_restore_upscale", "buckets", "background"),
+}
+"""Fields that specs of older servers lack, by the part of a `TrainingSpec`; they mean their defaults there."""
+
+
+def pinned_form(spec: TrainingSpec) -> bytes:
+    """A spec in bytes that stay the same from version to version: what was added later counts where it is set.
+
+    So a run that an older server has begun is known as the same run, and goes on from its checkpoints.
+    """
+    said = msgspec.to_builtins(spec)
+    for part, names in ADDED_LATER.items():
+        fields = {field.name: field for field in msgspec.structs.fields(type(getattr(spec, part)))}
+        for name in names:
+            if said[part][name] == fields[name].default:
+                del said[part][name]
+    return msgspec.json.encode(said)
+
+
 class FamilyDefaults(Struct, frozen=True, kw_only=True):
     """A family's answers for fields a request leaves open; each family's `spec.py` holds one."""
 

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from maquette.core.files import file_sha256, fsync_directory, write_atomic
 from maquette.core.ids import sha256_hex
 from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
-from maquette.core.specs import TrainingSpec
+from maquette.core.specs import TrainingSpec, pinned_form
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors, write_tensors
 
@@ -79,7 +79,7 @@ class TrainingState:
 
 def spec_sha256(spec: TrainingSpec) -> str:
     """Hash of a training spec."""
-    return sha256_hex(msgspec.json.encode(spec))
+    return sha256_hex(pinned_form(spec))
 
 
 def save(directory: RunDirectory, state: TrainingState, spec: TrainingSpec) -> None:
