@@ -24,6 +24,9 @@ MIN_FACE = 1 / 20
 MIN_SCORE = 0.8
 """How sure YuNet must be, 0..1."""
 
+# What several threads find comes in any order; and whoever trains has been given as many threads as it may use.
+cv2.setNumThreads(1)
+
 
 class CascadeDetector:
     """The boosted cascade for frontal faces that OpenCV 4 ships (Viola & Jones 2001; Lienhart & Maydt 2002)."""
