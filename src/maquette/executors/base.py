@@ -27,6 +27,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
 
     Attributes:
         task_id, fence: the attempt's identity; launching is idempotent by them.
+        name: what the task's owner calls it.
         training: the pinned spec.
         base_path: the base model's folder.
         pictures: storage key of each picture of `training.pictures`, in that order.
@@ -46,6 +47,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     device: str
     checkpoint_every: int
     output_prefix: str
+    name: str = ""
 
 
 class Liveness(StrEnum):

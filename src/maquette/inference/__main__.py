@@ -22,11 +22,12 @@ from maquette.core.weights import BrokenWeights
 from maquette.families.environment import prepare_environment
 
 LORA_BYTES = 1 << 30
+WORKER = "maquette.inference.worker"
 
 
-def main() -> int:
-    """Do what the command line asks for; answer the exit code."""
-    arguments = _parser().parse_args()
+def main(worker: str = WORKER) -> int:
+    """Do what the command line asks for; answer the exit code. `worker` is the module whose `serve` serves."""
+    arguments = _parser(worker).parse_args()
     return arguments.run(arguments)
 
 
@@ -38,7 +39,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         return 2
     prepare_environment()
     # By name and only now: torch takes seconds to import, and a wrong call should be answered at once.
-    worker = importlib.import_module("maquette.inference.worker")
+    worker = importlib.import_module(arguments.worker)
     with connection:
         try:
             return worker.serve(
@@ -65,11 +66,11 @@ def _draw(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(worker: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m maquette.inference", description="Draw pictures with a base.")
     commands = parser.add_subparsers(required=True)
     serve = commands.add_parser("serve", help="draw what a server asks for")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, worker=worker)
     serve.add_argument("--fd", type=int, required=True, metavar="N", help="file descriptor of a connected socket")
     serve.add_argument("--device", default="cpu", help="torch device string (default: cpu)")
     serve.add_argument(
