@@ -11,7 +11,6 @@ to the very model it means, every default filled in, and the seed drawn. Only `r
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -412,7 +411,7 @@ class ImageLimits(Struct, frozen=True, kw_only=True):
 
 
 def refuse_unsupported(body: ImageBody) -> None:
-    """Hold a body to what this software can do at all, and its webhook to the form of an address.
+    """Hold a body to what this software can do at all.
 
     `FEATURE_NOT_ALLOWED` is for what the published API opens to some accounts only; what nobody can have here breaks
     the rule of its field.
@@ -435,23 +434,6 @@ def refuse_unsupported(body: ImageBody) -> None:
     for field, wanted in asked.items():
         if wanted:
             raise InvalidRequest(field, NOT_SUPPORTED)
-    if extra.webhook and not _is_address(extra.webhook.url):
-        raise InvalidRequest("extra.webhook.url", "must be an http or https address, such as https://example.com/done")
-
-
-def _is_address(url: str) -> bool:
-    """Whether this has the form of an address; whether it may be called is decided when it is."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    return (
-        parts.scheme in {"http", "https"}
-        and bool(parts.hostname)
-        and port != 0
-        and not any(character.isspace() or not character.isprintable() for character in url)
-    )
 
 
 def refuse_beyond(body: ImageBody, limits: ImageLimits) -> None:

@@ -14,7 +14,7 @@ from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_I
 from maquette.core.specs import MAX_PICTURES
 from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
-from maquette.server.webhooks.outbound import Network, read_networks
+from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
@@ -260,14 +260,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def outbound_networks(self) -> tuple[Network, ...]:
-        """Networks that may be called though they are not public.
+    def outbound_reach(self) -> Reach:
+        """What tenants may make the server call.
 
         Raises:
             InvalidRequest: one of them is no network.
         """
         try:
-            return read_networks(self.outbound_allow)
+            return Reach(read_networks(self.outbound_allow))
         except ValueError as error:
             raise InvalidRequest(variable("outbound_allow"), f"can't be used: {error}") from None
 

@@ -40,6 +40,7 @@ from maquette.server.models import service as models
 from maquette.server.settings import Settings
 from maquette.storage.base import Storage
 
+from maquette.server.webhooks import service as webhooks
 ORIGINAL = "request.image_base64"
 
 
@@ -98,6 +99,8 @@ async def draft(
     refuse_unsupported(body)
     refuse_beyond(body, settings.image_limits)
     named = await _named(conn, tenant_id, body)
+    if body.extra.webhook:
+        webhooks.check_address(body.extra.webhook.url, settings.outbound_reach, field="extra.webhook.url")
     spec = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1)
     webhook = body.extra.webhook
     mock = webhook.test_mode.return_task_status if webhook and webhook.test_mode and webhook.test_mode.enabled else None

@@ -21,8 +21,8 @@ log: Any = structlog.get_logger()
 AT_A_TIME = 32
 ATTEMPTS = 6
 """One, and five more as published."""
-HOLD = 30.0
-"""Seconds after which another server may try what this one has begun: longer than any call takes."""
+MARGIN = 25.0
+"""Seconds beyond the longest call after which another server may try what this one has begun."""
 
 
 class DeliverLoop(Loop):
@@ -51,12 +51,17 @@ class DeliverLoop(Loop):
 
     async def stop(self) -> None:
         """Let the calls under way end; each is bounded."""
-        await super().stop()
-        await self._outbound.close()
+        try:
+            await super().stop()
+        finally:
+            self._outbound.close()
 
     async def _deliver(self, due: Delivery) -> None:
+        if due.attempts >= ATTEMPTS:
+            await self._settle(due, "the server was lost in the last attempt", again=False)
+            return
         async with self._database.write() as conn:
-            delivery = await queue.claim(conn, due, HOLD)
+            delivery = await queue.claim(conn, due, self._outbound.timeout + MARGIN)
         if delivery is None:
             return
         try:

@@ -87,7 +87,7 @@ class Supervision:
         deploy = DeployLoop(database, pool, interval=settings.loop_interval)
         deliver = DeliverLoop(
             database,
-            Outbound(settings.outbound_networks, settings.webhook_timeout),
+            Outbound(settings.outbound_reach, settings.webhook_timeout),
             open_signer(settings),
             interval=settings.loop_interval,
             public_url=settings.public_url,
