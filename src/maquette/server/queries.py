@@ -16,6 +16,7 @@ from maquette.core.errors import InvalidRequest
 from maquette.core.requirements import description
 
 _BRACKETED = re.compile(r"\[([^\[\]]+)\]")
+_PLACE_IN_LIST = re.compile(r"\[[0-9]*\]\Z")
 
 Pairs = list[tuple[str, str]]
 
@@ -33,8 +34,13 @@ class TidyQueries(ASGIMiddleware):
 
 
 def dotted(query: bytes) -> Pairs:
-    """The query's parameters with dots for brackets, without blank values."""
-    return [(_BRACKETED.sub(r".\1", name), value) for name, value in parse_qsl(query.decode("latin-1"))]
+    """The query's parameters with dots for brackets, without blank values, and without `[]` or a number behind a list's
+    name: lists are in the order in which they come.
+    """
+    return [
+        (_BRACKETED.sub(r".\1", _PLACE_IN_LIST.sub("", name)), value)
+        for name, value in parse_qsl(query.decode("latin-1"))
+    ]
 
 
 def refuse_doubles(pairs: Pairs, handler: BaseRouteHandler) -> None:
