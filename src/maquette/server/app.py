@@ -10,6 +10,7 @@ from maquette.db.engine import Database
 from maquette.server.access.middleware import KeyRequired, tenant_of
 from maquette.server.account import routes as account
 from maquette.server.assets import routes as assets
+from maquette.server.base_url import base_url_of
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
 from maquette.server.idempotency import idempotency_of
@@ -60,6 +61,7 @@ def create_app(settings: Settings, database: Database, storage: Storage) -> Lite
             "database": _constant(database),
             "storage": _constant(storage),
             "signer": _constant(open_signer(settings)),
+            "base_url": Provide(base_url_of, sync_to_thread=False),
         },
         state=State({"database": database}, deep_copy=False),
         middleware=[Lingering(), TidyQueries()],

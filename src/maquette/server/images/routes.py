@@ -1,9 +1,9 @@
 """Calls about pictures."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
@@ -28,33 +28,31 @@ TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The ima
 
 @post("/async/txt2img", dto=TextToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
 async def text_to_image(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     data: JSONBody[TextToImageBody],
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
     once: NamedDependency[Idempotency],
+    base_url: NamedDependency[str],
 ) -> CreatedImageTask:
     """Draw pictures from words."""
-    base = _base_url(request, settings)
-    return await _create(ImageKind.TEXT, tenant_id, data, None, base, database, storage, settings, once)
+    return await _create(ImageKind.TEXT, tenant_id, data, None, base_url, database, storage, settings, once)
 
 
 @post("/async/img2img", dto=ImageToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
 async def image_to_image(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     data: JSONBody[ImageToImageBody],
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
     once: NamedDependency[Idempotency],
+    base_url: NamedDependency[str],
 ) -> CreatedImageTask:
     """Draw pictures from words and a picture."""
     original = await asyncio.to_thread(creation.read_original, data.request.image_base64, settings.original_limits)
-    base = _base_url(request, settings)
-    return await _create(ImageKind.IMAGE, tenant_id, data, original, base, database, storage, settings, once)
+    return await _create(ImageKind.IMAGE, tenant_id, data, original, base_url, database, storage, settings, once)
 
 
 async def _create(
@@ -86,15 +84,15 @@ async def _create(
 
 @get("/async/task-result", responses=ERRORS)
 async def task_result(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
+    base_url: NamedDependency[str],
     task_id: TaskIdQuery,
 ) -> TaskResult:
     """Status of an image task, and its pictures once they are drawn."""
-    addresses = Addresses(signer, _base_url(request, settings), settings.image_url_ttl)
+    addresses = Addresses(signer, base_url, settings.image_url_ttl)
     async with database.read() as conn:
         return await service.result(conn, tenant_id, task_id, addresses, kept=settings.keep_images)
 
@@ -121,8 +119,3 @@ async def picture(
         raise MaquetteError(ErrorReason.IMAGE_NOT_FOUND, "the picture is not kept any more") from None
     media_type = f"image/{name.rpartition('.')[2]}"
     return Stream(storage.stream(key), headers={"content-length": str(info.size)}, media_type=media_type)
-
-
-def _base_url(request: Request[str, Any, Any], settings: Settings) -> str:
-    """What the addresses of pictures begin with."""
-    return (settings.public_url or str(request.base_url)).rstrip("/")

@@ -8,6 +8,7 @@ from maquette.core.errors import TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import ImageStatus
 from maquette.db.now import now
+from maquette.server.base_url import base_url
 from maquette.server.images import repository
 from maquette.server.images.repository import ImageTaskRecord
 from maquette.server.images.schemas import (
@@ -62,7 +63,7 @@ async def event(
     task = await repository.find(conn, tenant_id, image_task_id)
     if task is None:
         raise TaskNotFound
-    found = _result(task, Addresses(signer, public_url or task.public_url, ttl), await now(conn))
+    found = _result(task, Addresses(signer, base_url(public_url, task.public_url), ttl), await now(conn))
     echo = WebhookEcho(task.webhook_url) if task.webhook_url else UNSET
     return TaskEvent(EVENT, replace(found, extra=replace(found.extra, webhook=echo)))
 

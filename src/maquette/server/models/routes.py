@@ -1,8 +1,8 @@
 """Calls about models."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, get
+from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
 from litestar.response import Stream
@@ -83,11 +83,11 @@ Cursor = Annotated[
 
 @get("/model", responses=ERRORS)
 async def list_models(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
+    base_url: NamedDependency[str],
     visibility: VisibilityFilter = "",
     source: SourceFilter = "",
     types: Types = (),
@@ -111,11 +111,8 @@ async def list_models(
         limit=limit,
         cursor=cursor,
     )
-    public_url = (settings.public_url or str(request.base_url)).rstrip("/")
     async with database.read() as conn:
-        return await service.list_models(
-            conn, signer, tenant_id, wanted, public_url=public_url, ttl=settings.model_url_ttl
-        )
+        return await service.list_models(conn, signer, tenant_id, wanted, base_url=base_url, ttl=settings.model_url_ttl)
 
 
 @get("/models/{owner:str}/{name:str}", responses=ERRORS)

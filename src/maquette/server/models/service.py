@@ -123,17 +123,17 @@ async def postpone(conn: AsyncConnection, model: UnjudgedModel, pause: float) ->
 
 
 async def list_models(
-    conn: AsyncConnection, signer: Signer, tenant_id: str, query: ModelQuery, *, public_url: str, ttl: int
+    conn: AsyncConnection, signer: Signer, tenant_id: str, query: ModelQuery, *, base_url: str, ttl: int
 ) -> ModelList:
     """One page of the tenant's own models, newest first, and the operator's behind them.
 
-    `public_url` is what addresses begin with; they are good for `ttl` seconds.
+    `base_url` is what addresses begin with; they are good for `ttl` seconds.
     """
     rows = await repository.list_page(conn, tenant_id, _wanted(query), limit=query.limit, offset=query.offset)
     expires = int(await now(conn)) + ttl
 
     def address(path: str) -> str:
-        return public_url + signer.sign("GET", path, expires)
+        return base_url + signer.sign("GET", path, expires)
 
     entries = [
         _private_row(row, address(_path(tenant_id, row.file_name)), address(_cover_path(tenant_id, row.file_name)), ttl)

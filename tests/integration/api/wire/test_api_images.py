@@ -449,7 +449,8 @@ async def test_a_webhook_is_told_addresses_as_its_client_reached_the_server(
     await draw_all(database, storage)
     async with database.read() as conn:
         (delivery,) = await webhooks.due(conn, limit=10)
-        for public_url, base in (("", HOST), ("https://pictures.example", "https://pictures.example")):
+        proxy = "https://pictures.example/maquette"
+        for public_url, base in (("", HOST), (proxy, proxy), (f"{proxy}/", proxy)):
             event = await service.event(
                 conn,
                 delivery.tenant_id,
