@@ -1,7 +1,7 @@
 """HTTP as bytes: requests exactly as a client writes them, and the answers as they come back.
 
-What published clients send is kept here as header lines in their order. The Python client's were taken from it while it
-ran; the others' are what their sources set, and what the libraries that they send with add.
+What published clients send is kept here as header lines in their order. Those of the Python and JavaScript clients were
+taken from them while they ran; the PHP client's are what its source sets and the library that it sends with adds.
 """
 
 import http.client
@@ -27,10 +27,10 @@ PYTHON = (
 JAVASCRIPT = (
     "Accept: application/json, text/plain, */*",
     "Content-Type: application/json",
+    "X-Novita-Source: js-sdk-novita/3.1.2",
+    "X-Api-Source: js-sdk-novita/3.1.2",
     "Authorization: {key}",
-    "X-Novita-Source: js-sdk/3.1.3",
-    "X-Api-Source: js-sdk/3.1.3",
-    "User-Agent: axios/1.7.9",
+    "User-Agent: axios/1.21.1",
     "Accept-Encoding: gzip, compress, deflate, br",
     "Host: {host}",
     "Connection: keep-alive",

@@ -427,6 +427,7 @@ class TestModels:
         ],
     )
     async def test_lists_have_brackets_or_numbers(self, wire: Wire, query: str) -> None:
+        """The JavaScript client numbers them."""
         assert names(await wire.get(JAVASCRIPT, f"/v3/model?{query}")) == ["soft"]
 
     @pytest.mark.parametrize("flag", ["0", "false", "False", "f"])
