@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import RowMapping, event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.drawing import PictureFormat
 from maquette.core.ids import new_task_id
 from maquette.core.image_specs import ImageKind
-from maquette.core.lifecycle import IMAGE, IMAGE_FAILURES, IllegalMove, ImageStatus, Reason
+from maquette.core.lifecycle import IMAGE, IMAGE_FAILURES, IllegalMove, ImageStatus, Reason, TaskStatus
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.move import create_image_task, move_image_task
 from maquette.db.now import now

@@ -15,12 +15,12 @@ from maquette.cli.output import DEFAULT_URL, ApiKey, Json, Url, connect, err, fa
 from maquette.client.client import Client
 from maquette.client.records import Status
 from maquette.core.errors import InvalidRequest, about_file
+from maquette.core.picture_format import SUFFIXES
 from maquette.core.requirements import check
 from maquette.core.specs import MAX_PICTURES, DatasetItem, ExpertSetting, Side, TaskType, TrainingRequest
 
 _, SIDE = get_args(Side)
 Pixels = Annotated[int, typer.Option(min=SIDE.ge, max=SIDE.le, help=SIDE.description)]
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 PARALLEL_UPLOADS = 4
 
 
@@ -118,9 +118,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         InvalidRequest: there is none, there are too many, or something else has a picture's name.
     """
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not pictures:
-        raise InvalidRequest("folder", f"{folder} holds no picture; known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise InvalidRequest("folder", f"{folder} holds no picture; known are {', '.join(sorted(SUFFIXES))}")
     if len(pictures) > MAX_PICTURES:
         raise InvalidRequest("folder", f"{folder} holds {len(pictures)} pictures; a training takes 1 to {MAX_PICTURES}")
     for picture in pictures:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import SampleSpec
 
 PROTOCOL = 1
@@ -41,14 +42,6 @@ class Sampler(StrEnum):
     DDIM = "DDIM"
     PLMS = "PLMS"
     UNIPC = "UniPC"
-
-
-class PictureFormat(StrEnum):
-    """File formats of drawn pictures."""
-
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
 
 
 class LoraUse(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from maquette.core.drawing import HiresFix, PictureFormat, Sampler
+from maquette.core.drawing import HiresFix, Sampler
 from maquette.core.errors import FeatureNotAllowed, InvalidRequest
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import INT64_MAX, MAX_DRAWN_SEED, BaseRef, Name
 
 MAX_PROMPT = 1024

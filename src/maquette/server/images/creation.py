@@ -29,10 +29,13 @@ from maquette.core.image_specs import (
     resolve,
 )
 from maquette.core.lifecycle import ImageStatus, Reason, Verdict
+from maquette.core.picture_format import PictureFormat
+from maquette.core.rehearsal import OF_PICTURES
 from maquette.core.specs import MAX_DRAWN_SEED, BaseRef
 from maquette.db.move import create_image_task, move_image_task
 from maquette.pictures.limits import PictureLimits
-from maquette.pictures.sniff import PictureFormat, Sniffer
+from maquette.pictures.sniff import Sniffer
+from maquette.server import sandbox
 from maquette.server.bases import service as bases
 from maquette.server.bases.service import Base
 from maquette.server.images import queue

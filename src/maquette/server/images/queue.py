@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, and_, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.backoff import back_off
-from maquette.core.drawing import PictureFormat
 from maquette.core.image_specs import ImageSpec
-from maquette.core.lifecycle import IMAGE_FAILURES, ImageStatus, Reason
+from maquette.core.lifecycle import IMAGE_FAILURES, ImageStatus, Reason, Verdict
+from maquette.core.picture_format import PictureFormat
 from maquette.db.move import move_image_task
 from maquette.db.now import now_sql
 from maquette.db.tables import image_tasks

@@ -5,9 +5,9 @@ from msgspec import Struct
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.drawing import PictureFormat
 from maquette.core.image_specs import ImageKind, ImageSpec
 from maquette.core.lifecycle import ImageStatus
+from maquette.core.picture_format import PictureFormat
 from maquette.db.now import now_sql
 from maquette.db.tables import image_tasks
 
@@ -27,6 +27,7 @@ class ImageTaskRecord(Struct, frozen=True, kw_only=True):
         public_url: what the addresses begin with that its webhook is told.
         step, total_steps: denoising steps of all its pictures.
         images: None until it succeeded, and for a test of its webhook.
+        started_at: when a worker began its latest attempt; None while none has.
     """
 
     id: str

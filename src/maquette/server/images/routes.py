@@ -11,6 +11,7 @@ from litestar.response import Stream
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import new_task_id
 from maquette.core.image_specs import ImageBody, ImageKind, ImageToImageBody, TextToImageBody
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.now import now
 from maquette.server.http_errors import CREATING_ERRORS, ERRORS
@@ -117,5 +118,5 @@ async def picture(
         info = await storage.head(key)
     except ObjectMissing:
         raise MaquetteError(ErrorReason.IMAGE_NOT_FOUND, "the picture is not kept any more") from None
-    media_type = f"image/{name.rpartition('.')[2]}"
+    media_type = PictureFormat(name.rpartition(".")[2]).content_type
     return Stream(storage.stream(key), headers={"content-length": str(info.size)}, media_type=media_type)

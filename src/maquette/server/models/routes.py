@@ -8,6 +8,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.now import now
 from maquette.server.http_errors import ERRORS
@@ -138,5 +139,5 @@ async def download_model(
     return Stream(
         storage.stream(key),
         headers={"content-disposition": disposition, "content-length": str(info.size)},
-        media_type="image/png" if is_picture else "application/octet-stream",
+        media_type=PictureFormat.PNG.content_type if is_picture else "application/octet-stream",
     )

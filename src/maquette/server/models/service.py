@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.bases.catalogue import PUBLISHED_FAMILIES, BaseKind, stem
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import model_name
+from maquette.core.picture_format import PictureFormat
 from maquette.db.move import CreatedModel, create_model
 from maquette.db.now import now
 from maquette.families.registry import FAMILIES
@@ -26,7 +27,7 @@ from maquette.server.models.schemas import (
 from maquette.server.signing import Signer
 
 WEIGHTS_SUFFIX = ".safetensors"
-SAMPLE_SUFFIX = ".png"
+SAMPLE_SUFFIX = f".{PictureFormat.PNG}"
 STANDARD = "Standard"
 """The one `base_model_type` there is; bases made for inpainting are of no family here."""
 PUBLIC_IDS = 1_000_000_000

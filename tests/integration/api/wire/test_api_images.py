@@ -12,9 +12,10 @@ import pytest
 from litestar import Litestar
 from sqlalchemy import select, update
 
-from maquette.core.drawing import HiresFix, PictureFormat, Sampler
+from maquette.core.drawing import HiresFix, Sampler
 from maquette.core.image_specs import ImageSpec
 from maquette.core.lifecycle import ImageStatus, Reason, TaskStatus
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import BaseRef
 from maquette.db.engine import Database
 from maquette.db.move import move_image_task
