@@ -20,6 +20,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.drawing import (
     LENGTH_BYTES,
     PROTOCOL,
+    BaseUse,
     Compare,
     Compared,
     Difference,
@@ -54,7 +55,7 @@ pytestmark = pytest.mark.torch
 PATIENCE = 300
 STEPS = 2
 REQUEST = DrawRequest(prompt="a red creature", width=128, height=128, steps=STEPS, guidance_scale=3.0, seed=7)
-BASE = str(BUNDLED_PATH)
+BASE = BaseUse(str(BUNDLED_PATH), "as registered")
 ANOTHER_SIZE = replace(REQUEST, width=64, height=64)
 BROKEN = {
     "missing": Refusal.BROKEN_LORA,
@@ -93,7 +94,7 @@ class Server:
         self,
         request: DrawRequest = REQUEST,
         *loras: LoraUse,
-        base: str = BASE,
+        base: BaseUse = BASE,
         form: PictureFormat = PictureFormat.PNG,
     ) -> Drawn | Refused:
         _, answer = self.ask(Draw(number=self.next(), base=base, request=replace(request, loras=loras), format=form))
@@ -276,7 +277,7 @@ class TestDrawing:
     def test_another_base_takes_the_place_of_the_first(
         self, server: Server, plain: bytes, lora: LoraUse, tmp_path: Path
     ) -> None:
-        tiny = str(build_tiny_base(tmp_path / "tiny"))
+        tiny = BaseUse(str(build_tiny_base(tmp_path / "tiny")), "as registered")
         small = server.draw(ANOTHER_SIZE, base=tiny)
         assert isinstance(small, Drawn)
         assert (small.loaded.base, small.loaded.loras) == (tiny, ())
@@ -285,6 +286,19 @@ class TestDrawing:
         assert isinstance(refused, Refused)
         assert refused.reason is Refusal.UNMATCHED_LORA
         assert server.picture() == plain
+
+    def test_a_base_put_in_the_place_of_another_is_loaded_anew(self, server: Server, tmp_path: Path) -> None:
+        tiny = build_tiny_base(tmp_path / "tiny")
+        first = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        tiny.rename(tmp_path / "earlier")
+        build_tiny_base(tiny, seed=1)
+        assert isinstance(first, Drawn)
+        again = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        assert isinstance(again, Drawn)
+        assert again.picture == first.picture, "it stays loaded"
+        second = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "second"))
+        assert isinstance(second, Drawn)
+        assert second.picture != first.picture
 
 
 class TestComparing:
@@ -342,7 +356,7 @@ class TestRefusing:
     def test_a_broken_base_is_refused(self, server: Server, plain: bytes, tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
         for folder in (tmp_path / "nowhere", tmp_path):
-            answer = server.draw(base=str(folder))
+            answer = server.draw(base=BaseUse(str(folder), "as registered"))
             assert isinstance(answer, Refused)
             assert (answer.reason, answer.clean) == (Refusal.BROKEN_BASE, True)
         assert server.picture() == plain

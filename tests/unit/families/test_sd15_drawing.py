@@ -15,7 +15,7 @@ from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
+from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.families.base import BadPicture, NotFinite, Unsupported
 from maquette.families.sd15.conditioning import PromptEncoder
 from maquette.families.sd15.pipeline import Sd15Pipeline, enlarged
@@ -59,6 +59,10 @@ def pipeline(shared: Sd15Pipeline) -> Any:
 def bundled() -> Sd15Pipeline:
     """A base whose text encoder has two layers, and whose tokens are words."""
     return Sd15Pipeline.load(BUNDLED_PATH, CPU)
+
+
+def use(folder: Path) -> BaseUse:
+    return BaseUse(str(folder), "as registered")
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -248,10 +252,14 @@ class TestVae:
         path = tmp_path / "vae"
         (bases(seed=1) / "vae").rename(path)
         plain = pipeline.draw(REQUEST)
-        other = pipeline.draw(replace(REQUEST, vae=str(path)))
+        other = pipeline.draw(replace(REQUEST, vae=use(path)))
         assert distance(plain, other) > 1
         (path / "diffusion_pytorch_model.safetensors").unlink()
-        assert same(pipeline.draw(replace(REQUEST, vae=str(path))), other), "it stays loaded"
+        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other), "it stays loaded"
+        path.rename(tmp_path / "earlier")
+        (bases(seed=3) / "vae").rename(path)
+        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other)
+        assert not same(pipeline.draw(replace(REQUEST, vae=BaseUse(str(path), "registered anew"))), other)
 
     @pytest.mark.parametrize("damage", ["no folder", "half the weights", "other latents"])
     def test_one_that_does_not_fit_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path, damage: str) -> None:
@@ -265,7 +273,7 @@ class TestVae:
             kept = {key: value for key, value in safetensors.torch.load_file(weights).items() if "encoder" in key}
             safetensors.torch.save_file(kept, weights)
         with pytest.raises(BrokenBase, match=f"the autoencoder in {path}"):
-            pipeline.draw(replace(REQUEST, vae=str(path)))
+            pipeline.draw(replace(REQUEST, vae=use(path)))
 
 
 class TestHires:
@@ -288,11 +296,11 @@ class TestRefiner:
         self, pipeline: Sd15Pipeline, bases: Callable[..., Path], sampler: Sampler | None
     ) -> None:
         request = replace(REQUEST, sampler=sampler)
-        refined = pipeline.draw(replace(request, refiner=RefinerUse(str(bases()), 0.5)))
+        refined = pipeline.draw(replace(request, refiner=RefinerUse(use(bases()), 0.5)))
         assert same(refined, pipeline.draw(request))
 
     def test_it_takes_over_at_its_share(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
-        other = str(bases(seed=2))
+        other = use(bases(seed=2))
         plain = pipeline.draw(REQUEST)
         drawn = {share: pipeline.draw(replace(REQUEST, refiner=RefinerUse(other, share))) for share in (0, 0.5, 0.9, 1)}
         assert same(drawn[1], plain)
@@ -307,11 +315,11 @@ class TestRefiner:
 
     def test_another_noise_schedule_does_not_continue(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
         with pytest.raises(Unsupported, match=r"refiner: .* another noise schedule"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(str(bases("v_prediction")), 0.5)))
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(bases("v_prediction")), 0.5)))
 
     def test_one_that_is_not_there_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
         with pytest.raises(BrokenBase, match="can't be loaded"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(str(tmp_path / "none"), 0.5)))
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(tmp_path / "none"), 0.5)))
 
 
 class TestOriginal:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest
+from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
 from maquette.families.sd15.conditioning import PromptEncoder
 from maquette.families.sd15.denoising import Denoiser, Denoising, Refiner
@@ -48,7 +48,7 @@ class Sd15Pipeline:
         # Kept, since the library takes a third of a second to make some.
         self._build_scheduler = cache(partial(build_scheduler, own=parts.scheduler))
         self._load_vae = lru_cache(MAX_VAES)(partial(_load_vae, device=device))
-        self._load_refiner = lru_cache(MAX_REFINERS)(lambda path: type(self).load(Path(path), device))
+        self._load_refiner = lru_cache(MAX_REFINERS)(lambda use: type(self).load(Path(use.path), device))
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Self:
@@ -93,11 +93,11 @@ class Sd15Pipeline:
     def draw(self, request: DrawRequest, heard: Heard | None = None) -> Image.Image:
         """Draw one picture; the noise comes from the CPU, so that every device starts from the same.
 
-        Sides that the autoencoder can't draw are drawn a little larger, and cut. A path stands for one content:
-        autoencoders and a refiner stay loaded.
+        Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
+        loaded.
         """
         vae = self.vae if request.vae is None else self._load_vae(request.vae)
-        self._check_vae(vae, request.vae)
+        self._check_vae(vae, request)
         denoising = self._denoising(request, heard)
         latents = self._first_pass(request, vae, denoising)
         width, height = request.width, request.height
@@ -124,8 +124,8 @@ class Sd15Pipeline:
         """
         refiner: Refiner | None = None
         if request.refiner is not None:
-            other = self._load_refiner(request.refiner.path)
-            self._check_refiner(other, request.refiner.path)
+            other = self._load_refiner(request.refiner.base)
+            self._check_refiner(other, request.refiner.base)
             refiner = Refiner(other._denoiser(request), request.refiner.switch_at)
         return Denoising(
             new_scheduler=lambda: copy.deepcopy(self._build_scheduler(request.sampler)),
@@ -144,12 +144,13 @@ class Sd15Pipeline:
         prompts = (request.negative_prompt, request.prompt) if guided else (request.prompt,)
         return Denoiser(self.unet, encoder.encode(*prompts), request.guidance_scale)
 
-    def _check_vae(self, vae: Any, path: str | None) -> None:
+    def _check_vae(self, vae: Any, request: DrawRequest) -> None:
         own, other = self.unet.config.in_channels, vae.config.latent_channels
         if own != other:
-            raise BrokenBase(f"the autoencoder in {path} makes latents of {other} channels, this base's have {own}")
+            which = f"in {request.vae.path}" if request.vae else "of this base"
+            raise BrokenBase(f"the autoencoder {which} makes latents of {other} channels, this base's have {own}")
 
-    def _check_refiner(self, refiner: Self, path: str) -> None:
+    def _check_refiner(self, refiner: Self, use: BaseUse) -> None:
         """Latents are handed over at one level of noise, so both must mean the same by latents and level."""
         mine, its = self.parts.scheduler, refiner.parts.scheduler
         if (
@@ -157,7 +158,7 @@ class Sd15Pipeline:
             or its.config.prediction_type != mine.config.prediction_type
             or not torch.allclose(its.alphas_cumprod, mine.alphas_cumprod)
         ):
-            raise Unsupported(f"refiner: {path} has other latents or another noise schedule than this base")
+            raise Unsupported(f"refiner: {use.path} has other latents or another noise schedule than this base")
 
     def _decode(self, vae: Any, latents: torch.Tensor, width: int, height: int) -> Image.Image:
         scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
@@ -169,17 +170,17 @@ class Sd15Pipeline:
         return picture.crop((left, top, left + width, top + height))
 
 
-def _load_vae(folder: str, device: torch.device) -> Any:
+def _load_vae(use: BaseUse, device: torch.device) -> Any:
     try:
         loaded: Any = AutoencoderKL.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            use.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise BrokenBase(f"the autoencoder in {folder} can't be loaded: {error}") from error
+        raise BrokenBase(f"the autoencoder in {use.path} can't be loaded: {error}") from error
     vae, told = loaded
     # The library fills what a file lacks with random values, and only warns.
     if missing := sorted(told["missing_keys"]):
-        raise BrokenBase(f"the autoencoder in {folder} lacks {len(missing)} weights: {', '.join(missing[:3])}")
+        raise BrokenBase(f"the autoencoder in {use.path} lacks {len(missing)} weights: {', '.join(missing[:3])}")
     return vae.requires_grad_(False).to(device)
 
 
