@@ -74,7 +74,7 @@ def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResul
         task=TaskState(
             task_id=task.id,
             task_type=task.kind,
-            status=task.status,
+            status=_status(task),
             reason=task.message if task.status is ImageStatus.FAILED else "",
             eta=_eta(task, at),
             progress_percent=_percent(task),
@@ -85,6 +85,12 @@ def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResul
         videos=[],
         audios=[],
     )
+
+
+def _status(task: ImageTaskRecord) -> ImageStatus:
+    """A task that waits in a pool's own queue waits, whoever has claimed it."""
+    waits = task.status is ImageStatus.PROCESSING and task.started_at is None
+    return ImageStatus.QUEUED if waits else task.status
 
 
 def _debug_info(task: ImageTaskRecord) -> DebugInfo | None:
