@@ -8,16 +8,20 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from maquette.core.errors import InvalidRequest
 from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
-from maquette.core.specs import MAX_PICTURES
+from maquette.core.specs import MAX_PICTURES, MAX_SIDE, SIDE_MULTIPLE
 from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
 from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
+SANDBOX_TRAINER = ("-m", "maquette.testing.failing_trainer")
+SANDBOX_WORKER = ("-m", "maquette.testing.failing_worker")
+"""Programs that break down where they are asked to, and else do as the usual ones do."""
 
 
 class LogFormat(StrEnum):
@@ -193,8 +197,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
     ] = 300.0
     image_deadline: Annotated[
-        float, Meta(gt=0, description="Seconds from its creation after which an image task that still waits is failed.")
+        float,
+        Meta(gt=0, description="Seconds from its creation after which an image task fails, waiting or being drawn."),
     ] = 24 * 3600.0
+    comparison_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds after which comparing a new model with its trainer's sample is begun anew, the wait"
+            " for a worker included.",
+        ),
+    ] = 3600.0
     model_wait: Annotated[
         float, Meta(ge=0, description="Seconds for which an image task waits until its LoRA is served.")
     ] = 600.0
@@ -219,6 +232,26 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds between two looks at the queue and at running trainings.")
     ] = 0.5
     reap_interval: Annotated[float, Meta(gt=0, description="Seconds between two rounds of clearing up.")] = 60.0
+    sandbox: Annotated[
+        bool,
+        Meta(
+            description="Whether this server is a sandbox, for trying clients out: every published base is the bundled"
+            " one, trainings and pictures are small, and what a client asks to break down does (`docs/sandbox.md`)."
+        ),
+    ] = False
+    sandbox_side: Annotated[
+        int,
+        Meta(
+            ge=MIN_IMAGE_SIDE,
+            le=MAX_SIDE,
+            multiple_of=SIDE_MULTIPLE,
+            description="Most pixels of a picture's side in a sandbox, trained on or drawn; a multiple of"
+            f" {SIDE_MULTIPLE}.",
+        ),
+    ] = 128
+    sandbox_steps: Annotated[
+        int, Meta(ge=1, description="Most steps of a training in a sandbox, and of a picture that is drawn.")
+    ] = 60
     log_format: Annotated[LogFormat, Meta(description="`console` for people, `json` for machines.")] = LogFormat.CONSOLE
 
     @property
@@ -244,12 +277,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def node_settings(self) -> NodeSettings:
         """What every executor's nodes are given."""
-        return NodeSettings(threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice)
+        settings = NodeSettings(threads=self.trainer_threads, abandon_after=self.abandon_after, nice=self.trainer_nice)
+        return replace(settings, program=SANDBOX_TRAINER) if self.sandbox else settings
 
     @property
     def pool_settings(self) -> PoolSettings:
         """What every pool is given."""
-        return PoolSettings(
+        settings = PoolSettings(
             threads=self.drawing_threads,
             lora_bytes=self.drawing_lora_bytes,
             bases=self.drawing_bases,
@@ -258,6 +292,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             overdue_slice=self.drawing_overdue_slice,
             silence_timeout=self.drawing_silence,
         )
+        return replace(settings, program=SANDBOX_WORKER) if self.sandbox else settings
 
     @property
     def outbound_reach(self) -> Reach:

@@ -84,7 +84,7 @@ class Supervision:
             deadline=settings.image_deadline,
             model_wait=settings.model_wait,
         )
-        deploy = DeployLoop(database, pool, interval=settings.loop_interval)
+        deploy = DeployLoop(database, pool, interval=settings.loop_interval, timeout=settings.comparison_timeout)
         deliver = DeliverLoop(
             database,
             Outbound(settings.outbound_reach, settings.webhook_timeout),
