@@ -41,9 +41,9 @@ from maquette.server.bases.service import Base
 from maquette.server.images import queue
 from maquette.server.models import service as models
 from maquette.server.settings import Settings
+from maquette.server.webhooks import service as webhooks
 from maquette.storage.base import Storage
 
-from maquette.server.webhooks import service as webhooks
 ORIGINAL = "request.image_base64"
 
 
@@ -100,11 +100,13 @@ async def draft(
         InvalidRequest, FeatureNotAllowed: the message names the field.
     """
     refuse_unsupported(body)
-    refuse_beyond(body, settings.image_limits)
-    named = await _named(conn, tenant_id, body)
     if body.extra.webhook:
         webhooks.check_address(body.extra.webhook.url, settings.outbound_reach, field="extra.webhook.url")
-    spec = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1)
+    refuse_beyond(body, settings.image_limits)
+    sandbox.breakdown(settings, body.request.prompt, OF_PICTURES, field="request.prompt")
+    named = await _named(conn, settings, tenant_id, body)
+    asked = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1)
+    spec = sandbox.small_picture(settings, asked)
     webhook = body.extra.webhook
     mock = webhook.test_mode.return_task_status if webhook and webhook.test_mode and webhook.test_mode.enabled else None
     return ImageDraft(kind=kind, spec=spec, webhook_url=webhook.url if webhook else None, mock=mock)
@@ -149,9 +151,10 @@ async def create(
         )
 
 
-async def _named(conn: AsyncConnection, tenant_id: str, body: ImageBody) -> NamedModels:
+async def _named(conn: AsyncConnection, settings: Settings, tenant_id: str, body: ImageBody) -> NamedModels:
     request = body.request
-    checkpoint = await bases.require(conn, request.model_name, BaseKind.CHECKPOINT, field="request.model_name")
+    name = sandbox.base_name(settings, request.model_name)
+    checkpoint = await bases.require(conn, name, BaseKind.CHECKPOINT, field="request.model_name")
     vae = await _vae(conn, request.sd_vae, checkpoint) if request.sd_vae else None
     refined = isinstance(request, TextToImage) and request.refiner
     return NamedModels(
