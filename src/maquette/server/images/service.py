@@ -1,5 +1,7 @@
 """Image tasks as their owner sees them. Nobody else's tasks exist here: a foreign id reads like an unknown one."""
 
+from math import ceil
+
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,7 +35,7 @@ class Addresses(Struct, frozen=True):
 
     def of(self, key: str, at: float) -> str:
         """The address of an object, handed out at `at` (Unix seconds)."""
-        return self.base + self.signer.sign("GET", f"/{key}", int(at) + self.ttl)
+        return self.base + self.signer.sign("GET", f"/{key}", ceil(at) + self.ttl)
 
 
 async def result(
