@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import select, true
@@ -19,10 +20,12 @@ from maquette.server.images import queue
 from maquette.server.images import service as images
 from maquette.server.images.queue import ClaimedImageTask, ImageProgress
 from maquette.server.images.service import Addresses
+from maquette.server.loops import image_sweep, reap
+from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
 from maquette.server.signing import Signer
 from maquette.serving.base import CompareJob, Comparison, DrawJob, Heard, WorkerLost
 from maquette.testing.factories import image_spec, training_spec
-from maquette.testing.loops import PATIENCE, SETTINGS, Service
+from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
 from maquette.testing.scripted_pool import ScriptedPool, Turn
 
 FAR = Difference(80.0, 255)
@@ -378,3 +381,41 @@ async def test_pictures_go_when_their_time_is_over(service: Service) -> None:
         while await service.count(image_tasks):
             await asyncio.sleep(0.01)
     assert [info async for info in service.storage.list(queue.IMAGES)] == []
+
+
+async def test_what_was_stored_for_a_task_that_was_never_created_goes(service: Service) -> None:
+    drawn, unborn = await ask(service, spec_of("a cat")), new_task_id()
+    kept = {
+        queue.original_key(service.tenant_id, drawn, "png"),
+        f"images/{service.tenant_id}/{drawn}/1/0.png",
+        queue.original_key("of-another-installation", unborn, "png"),
+        "images/README",
+    }
+    stray = queue.original_key(service.tenant_id, unborn, "png")
+    late = queue.original_key(service.tenant_id, new_task_id(), "png")
+    sweep = StraySweep(service.database, service.storage)
+
+    async def left() -> set[str]:
+        await sweep.run()
+        return {info.key async for info in service.storage.list(queue.IMAGES)}
+
+    for key in (*kept, stray):
+        await service.storage.put(key, PICTURE)
+    assert await left() == {*kept, stray}, "its request may still be under way"
+    service.database.clock.shift(STRAY_SECONDS - 60)
+    await service.storage.put(late, PICTURE)
+    assert await left() == {*kept, stray, late}
+    service.database.clock.shift(120)
+    assert await left() == {*kept, late}
+    service.database.clock.shift(STRAY_SECONDS)
+    assert await left() == kept
+
+
+async def test_the_server_sweeps_what_was_stored_for_no_task(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reap, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(image_sweep, "STRAY_SECONDS", 0.1)
+    await service.storage.put(queue.original_key(service.tenant_id, new_task_id(), "png"), PICTURE)
+    await service.start(settings=replace(SETTINGS, reap_interval=0.02))
+    async with asyncio.timeout(PATIENCE):
+        while [info async for info in service.storage.list(queue.IMAGES)]:
+            await asyncio.sleep(0.01)

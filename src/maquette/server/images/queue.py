@@ -21,7 +21,7 @@ from maquette.core.lifecycle import IMAGE_FAILURES, ImageStatus, Reason, Verdict
 from maquette.core.picture_format import PictureFormat
 from maquette.db.move import move_image_task
 from maquette.db.now import now_sql
-from maquette.db.tables import image_tasks, models
+from maquette.db.tables import image_tasks, models, tenants
 from maquette.server.images.repository import StoredImage
 from maquette.server.webhooks import queue as webhooks
 
@@ -369,6 +369,20 @@ async def forget(conn: AsyncConnection, task: EndedImageTask, kept: float) -> bo
     """
     result = await conn.execute(delete(image_tasks).where(_is(task), _is_expired(conn, kept)))
     return result.rowcount == 1
+
+
+async def strays(conn: AsyncConnection, keys: Collection[str]) -> list[str]:
+    """Those of the objects (under `prefix`) whose image task there is not.
+
+    Objects of tenants that this database does not know are left alone: they are another installation's.
+    """
+    owners = {key: (parts[1], parts[2]) for key in keys if len(parts := key.split("/")) > 3}
+    tenant_ids = {tenant_id for tenant_id, _ in owners.values()}
+    task_ids = {task_id for _, task_id in owners.values()}
+    ours = set(await conn.scalars(select(tenants.c.id).where(tenants.c.id.in_(tenant_ids))))
+    tasks = await conn.execute(select(image_tasks.c.tenant_id, image_tasks.c.id).where(image_tasks.c.id.in_(task_ids)))
+    known = {(task.tenant_id, task.id) for task in tasks}
+    return [key for key, owner in owners.items() if owner[0] in ours and owner not in known]
 
 
 def _is_expired(conn: AsyncConnection, kept: float) -> ColumnElement[bool]:
