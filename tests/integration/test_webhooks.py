@@ -15,6 +15,7 @@ from sqlalchemy import select
 from maquette.core.lifecycle import ImageStatus
 from maquette.db.now import now
 from maquette.db.tables import webhook_deliveries
+from maquette.server.loops.deliver import SLOW_WEBHOOK
 from maquette.server.webhooks import queue
 from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
 from maquette.server.webhooks.reach import Reach, read_networks
@@ -137,6 +138,28 @@ async def test_a_webhook_is_given_up_after_five_repetitions(service: Service, re
     row = await settled(service, task_id)
     assert (row.attempts, row.delivered_at, row.message) == (6, None, "answered 500")
     assert len(receiver.heard) == 6
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+async def test_a_sandbox_tells_late_where_the_prompt_asks_for_that(
+    service: Service, receiver: Receiver, sandbox: bool
+) -> None:
+    async with service.database.write() as conn:
+        url = f"http://127.0.0.1:{receiver.port}/done"
+        task_id = await make_image_task(
+            conn, service.tenant_id, status=ImageStatus.SUCCEED, webhook_url=url, prompt="sandbox: slow-webhook"
+        )
+    await service.start(settings=replace(TELLING, sandbox=sandbox))
+    if sandbox:
+        async with asyncio.timeout(PATIENCE):
+            while not (row := await the_row(service, task_id)).message:
+                await asyncio.sleep(0.02)
+        assert (row.attempts, row.message, receiver.heard) == (1, "put off, as the prompt asks", [])
+        async with service.database.read() as conn:
+            assert SLOW_WEBHOOK - 5 < row.not_before - await now(conn) <= SLOW_WEBHOOK
+    row = await settled(service, task_id)
+    assert (row.attempts, row.delivered_at is not None) == (2 if sandbox else 1, True)
+    assert len(receiver.heard) == 1
 
 
 async def test_the_pauses_between_attempts_double(service: Service, receiver: Receiver) -> None:

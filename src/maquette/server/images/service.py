@@ -70,6 +70,18 @@ async def event(
     return TaskEvent(EVENT, replace(found, extra=replace(found.extra, webhook=echo)))
 
 
+async def prompt(conn: AsyncConnection, tenant_id: str, image_task_id: str) -> str:
+    """The words that a task draws from.
+
+    Raises:
+        TaskNotFound: there is no such task any more.
+    """
+    task = await repository.find(conn, tenant_id, image_task_id)
+    if task is None:
+        raise TaskNotFound
+    return task.spec.prompt
+
+
 def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResult:
     return TaskResult(
         extra=ResultExtra(seed=str(task.spec.seed), debug_info=_debug_info(task) or UNSET),
