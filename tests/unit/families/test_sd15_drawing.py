@@ -142,7 +142,7 @@ class TestPlain:
         weights: torch.Tensor = next(pipeline.parts.components[part].parameters())  # pyright: ignore[reportAttributeAccessIssue]
         weights.fill_(torch.nan)
         if part == "vae":
-            pipeline.vae.post_quant_conv.weight.fill_(torch.nan)
+            pipeline.autoencoder.vae.post_quant_conv.weight.fill_(torch.nan)
         with pytest.raises(NotFinite, match="denoiser" if part == "unet" else "autoencoder"):
             pipeline.draw(REQUEST)
 
@@ -265,7 +265,9 @@ class TestVae:
     def test_one_that_does_not_fit_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path, damage: str) -> None:
         path = tmp_path / "vae"
         if damage != "no folder":
-            config: dict[str, Any] = dict(pipeline.vae.config) | {"latent_channels": 8 if "other" in damage else 4}
+            config: dict[str, Any] = dict(pipeline.autoencoder.vae.config) | {
+                "latent_channels": 8 if "other" in damage else 4
+            }
             vae: Any = AutoencoderKL.from_config(config)
             vae.save_pretrained(path)
         if damage == "half the weights":
