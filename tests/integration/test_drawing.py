@@ -198,6 +198,13 @@ async def test_what_the_pool_holds_in_its_own_queue_is_shown_as_waiting(service:
     assert found.created_at < found.started_at < found.finished_at
 
 
+async def test_what_is_drawn_between_two_turns_says_when_it_was_begun(service: Service) -> None:
+    task_id = await ask(service, spec_of("a cat"))
+    await service.start(settings=replace(SETTINGS, loop_interval=30.0))
+    found = await ended(service, task_id)
+    assert found.created_at < found.started_at < found.finished_at
+
+
 class Hesitant(ScriptedPool):
     """Gives jobs up before any worker has begun them."""
 
@@ -229,6 +236,32 @@ async def test_a_task_that_another_server_gave_back_is_drawn_by_this_one_again(s
     service.pool.lose_workers()
     found = await ended(service, task_id)
     assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 2, {"worker_lost": 1})
+
+
+async def test_an_old_attempt_that_hangs_hinders_the_next_in_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, hangs, opened = service.storage.put, asyncio.Event(), asyncio.Event()
+
+    async def hanging_put(key: str, data: bytes) -> None:
+        if key.endswith("/1/0.png"):
+            hangs.set()
+            await opened.wait()
+        await put(key, data)
+
+    monkeypatch.setattr(service.storage, "put", hanging_put)
+    await service.start()
+    task_id = await ask(service, spec_of("a cat"))
+    async with asyncio.timeout(PATIENCE):
+        await hangs.wait()
+    lost = ClaimedImageTask(id=task_id, tenant_id=service.tenant_id, fence=1, failures={})
+    async with service.database.write() as conn:
+        assert await queue.release(conn, lost)
+    found = await ended(service, task_id)
+    opened.set()
+    await service.stop()
+    assert await row(service, task_id) == found
+    assert (found.status, found.fence) == (ImageStatus.SUCCEED, 2)
 
 
 async def test_a_picture_to_start_from_that_is_gone_is_told_as_that(service: Service) -> None:
@@ -346,7 +379,7 @@ async def test_what_can_be_drawn_does_not_wait_behind_what_waits_for_its_model(s
     await service.start()
     model = await trained(service)
     await service.stop()
-    waiting = [await ask(service, spec_of("a cat", loras=(use(model),))) for _ in range(30)]
+    waiting = [await ask(service, spec_of("a cat", loras=(use(model),))) for _ in range(60)]
     ready = await ask(service, spec_of("a dog"))
     await service.start(settings=replace(SETTINGS, loop_interval=1.5))
     async with asyncio.timeout(5):
