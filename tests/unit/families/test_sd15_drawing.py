@@ -17,7 +17,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.families.base import BadPicture, NotFinite, Unsupported
-from maquette.families.sd15.conditioning import PromptEncoder
+from maquette.families.sd15.conditioning import PromptEncoder, _weighted
 from maquette.families.sd15.pipeline import Sd15Pipeline, enlarged
 from maquette.families.sd15.samplers import build_scheduler
 from maquette.testing.tiny_family import build_tiny_base
@@ -170,6 +170,13 @@ class TestPrompts:
         assert torch.equal(embeds[:1], torch.cat([encode("green"), encode("")], dim=1))
         assert torch.equal(embeds[1:], torch.cat([encode(" ".join(["red"] * 75)), encode("blue")], dim=1))
 
+    def test_a_break_begins_a_chunk(self, bundled: Sd15Pipeline) -> None:
+        encode = self.encoder(bundled).encode
+        assert torch.equal(encode("red BREAK blue"), torch.cat([encode("red"), encode("blue")], dim=1))
+        assert torch.equal(encode("BREAK blue"), torch.cat([encode(""), encode("blue")], dim=1))
+        long = " ".join(["red"] * 76)
+        assert encode(f"{long} BREAK blue").shape[1] == 3 * 77
+
     def test_weights_act_on_their_words_and_keep_the_size(self, bundled: Sd15Pipeline) -> None:
         encode = self.encoder(bundled).encode
         plain, weighted = encode("a red circle"), encode("a (red:1.5) circle")
@@ -177,6 +184,18 @@ class TestPrompts:
         assert weighted.abs().mean().item() == pytest.approx(plain.abs().mean().item(), rel=1e-5)
         torch.testing.assert_close(factors[2] / factors[1], torch.tensor(1.5))
         torch.testing.assert_close(factors[3:], factors[1].expand(74))
+
+    @pytest.mark.parametrize("mean", [-0.5, -1e-6, 0.0, 1e-6, 0.5])
+    def test_weights_neither_turn_nor_blow_up_what_has_no_clear_mean(self, mean: float) -> None:
+        """Dividing by the mean itself would."""
+        embeds = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(1))
+        embeds += mean - embeds.mean()
+        for weight in (0.0, 0.3, 1.5, 4.0):
+            weights = torch.ones(77)
+            weights[1:40] = weight
+            weighted = _weighted(embeds, weights)
+            assert weighted.abs().mean().item() == pytest.approx(embeds.abs().mean().item(), rel=1e-4)
+            assert torch.equal(weighted[:, 40:].sign(), embeds[:, 40:].sign())
 
     def test_weights_act_in_pictures_on_both_sides(self, pipeline: Sd15Pipeline) -> None:
         plain = pipeline.draw(REQUEST)

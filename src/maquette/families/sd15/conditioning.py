@@ -4,6 +4,7 @@ The tokens are cut into chunks that the text encoder reads one by one, and its a
 AUTOMATIC1111 web interface does; the denoiser attends to any number of them.
 """
 
+import itertools
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,10 +91,14 @@ class PromptEncoder:
         return vectors
 
     def _chunks(self, prompt: str) -> list[list[Token]]:
-        """A prompt's tokens in chunks, none longer than the text encoder reads; an embedding is never cut."""
-        chunks: list[list[Token]] = [[]]
-        for text, weight in parse(prompt):
-            for unit in self._units(text, weight):
+        """A prompt's tokens in chunks, none longer than the text encoder reads; an embedding is never cut.
+
+        A section begins a chunk of its own, though the one before has room.
+        """
+        chunks: list[list[Token]] = []
+        for section in parse(prompt):
+            chunks.append([])
+            for unit in itertools.chain.from_iterable(self._units(text, weight) for text, weight in section):
                 if len(chunks[-1]) + len(unit) > self.chunk_size:
                     chunks.append([])
                 chunks[-1].extend(unit)
