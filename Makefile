@@ -31,7 +31,7 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt constraints.txt
 demo: install  ## pictures in, a trained LoRA out, before/after pictures in demo/
 	$(BIN)/maquette demo --out demo
 
-test: check clients  ## linters, types, import arrows, and all tests but the slow ones
+test: check  ## linters, types, import arrows, and all tests but the slow ones
 	$(BIN)/pytest -m 'not slow'
 
 test-slow: install clients  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too

@@ -15,6 +15,7 @@ from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_I
 from maquette.core.specs import MAX_PICTURES, MAX_SIDE, SIDE_MULTIPLE
 from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
+from maquette.server.images.copies import OpenedBucket, read_opened
 from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
@@ -118,6 +119,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             description=f"Largest drawn picture, in pixels: width times height; {MAX_IMAGE_PIXELS} is published.",
         ),
     ] = MAX_IMAGE_PIXELS
+    images_per_minute: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Pictures that one tenant may ask for in a minute, over all its keys; 0 is no limit. Asking for"
+            " results is never limited.",
+        ),
+    ] = 0
     max_original_bytes: Annotated[
         int, Meta(ge=1, description="Largest picture that drawing may start from, in bytes.")
     ] = 10_000_000
@@ -218,6 +227,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     webhook_timeout: Annotated[float, Meta(gt=0, description="Seconds that a webhook has to answer.")] = 5.0
+    custom_storage: Annotated[
+        str,
+        Meta(
+            description="Buckets that requests may have their pictures copied to, or folders in them, such as"
+            " `s3://pictures,s3://shared/maquette`; empty opens none."
+        ),
+    ] = ""
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
@@ -272,7 +288,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def image_limits(self) -> ImageLimits:
         """What a request for pictures may ask for at most."""
-        return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=self.max_image_num)
+        images = min(self.max_image_num, self.images_per_minute or self.max_image_num)
+        return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=images)
 
     @property
     def node_settings(self) -> NodeSettings:
@@ -305,6 +322,18 @@ class Settings(Struct, frozen=True, kw_only=True):
             return Reach(read_networks(self.outbound_allow))
         except ValueError as error:
             raise InvalidRequest(variable("outbound_allow"), f"can't be used: {error}") from None
+
+    @property
+    def opened_buckets(self) -> tuple[OpenedBucket, ...]:
+        """Where requests may have their pictures copied.
+
+        Raises:
+            InvalidRequest: one of them is no bucket's address.
+        """
+        try:
+            return read_opened(self.custom_storage)
+        except ValueError as error:
+            raise InvalidRequest(variable("custom_storage"), f"can't be used: {error}") from None
 
     @property
     def original_limits(self) -> PictureLimits:

@@ -14,7 +14,7 @@ from maquette.core.image_specs import ImageBody, ImageKind, ImageToImageBody, Te
 from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.now import now
-from maquette.server.http_errors import CREATING_ERRORS, ERRORS
+from maquette.server.http_errors import CREATES_TASK, DRAWING_ERRORS, ERRORS, GETS_RESULT, RESULT_ERRORS
 from maquette.server.idempotency import Idempotency
 from maquette.server.images import creation, service
 from maquette.server.images.creation import Original
@@ -27,7 +27,14 @@ from maquette.storage.base import ObjectMissing, Storage
 TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The image task's id.")]
 
 
-@post("/async/txt2img", dto=TextToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/async/txt2img",
+    dto=TextToImageWire,
+    return_dto=None,
+    status_code=200,
+    responses=DRAWING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def text_to_image(
     tenant_id: NamedDependency[str],
     data: JSONBody[TextToImageBody],
@@ -41,7 +48,14 @@ async def text_to_image(
     return await _create(ImageKind.TEXT, tenant_id, data, None, base_url, database, storage, settings, once)
 
 
-@post("/async/img2img", dto=ImageToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/async/img2img",
+    dto=ImageToImageWire,
+    return_dto=None,
+    status_code=200,
+    responses=DRAWING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def image_to_image(
     tenant_id: NamedDependency[str],
     data: JSONBody[ImageToImageBody],
@@ -76,14 +90,16 @@ async def _create(
     async with database.write() as conn:
         earlier = await once.claim(conn, CreatedImageTask)
         if earlier is None:
-            await creation.create(conn, tenant_id, created.task_id, draft, original_key=key, public_url=public_url)
+            await creation.create(
+                conn, settings, tenant_id, created.task_id, draft, original_key=key, public_url=public_url
+            )
             await once.remember(conn, created)
     if earlier and key:
         await storage.delete(key)
     return earlier or created
 
 
-@get("/async/task-result", responses=ERRORS)
+@get("/async/task-result", responses=RESULT_ERRORS, opt=GETS_RESULT)
 async def task_result(
     tenant_id: NamedDependency[str],
     database: NamedDependency[Database],

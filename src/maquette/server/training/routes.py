@@ -11,7 +11,7 @@ from maquette.core.requirements import read
 from maquette.core.specs import TaskType, TrainingRequest
 from maquette.db.engine import Database
 from maquette.server.assets import service as assets
-from maquette.server.http_errors import CREATING_ERRORS, ERRORS
+from maquette.server.http_errors import CREATES_TASK, ERRORS, GETS_RESULT, RESULT_ERRORS, TASK_CREATING_ERRORS
 from maquette.server.idempotency import Idempotency
 from maquette.server.settings import Settings
 from maquette.server.training import creation, service
@@ -42,7 +42,14 @@ After = Annotated[int, QueryParameter(name="after", ge=0, le=2**62, description=
 EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page.")]
 
 
-@post("/training/subject", dto=TrainingBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/training/subject",
+    dto=TrainingBody,
+    return_dto=None,
+    status_code=200,
+    responses=TASK_CREATING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def create_subject(
     tenant_id: NamedDependency[str],
     data: JSONBody[TrainingRequest],
@@ -55,7 +62,14 @@ async def create_subject(
     return await _create(TaskType.SUBJECT, tenant_id, data, database, storage, settings, once)
 
 
-@post("/training/style", dto=TrainingBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/training/style",
+    dto=TrainingBody,
+    return_dto=None,
+    status_code=200,
+    responses=TASK_CREATING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def create_style(
     tenant_id: NamedDependency[str],
     data: JSONBody[TrainingRequest],
@@ -90,7 +104,7 @@ async def _create(
     return created
 
 
-@get(["/training/subject", "/training/style"], responses=ERRORS)
+@get(["/training/subject", "/training/style"], responses=RESULT_ERRORS, opt=GETS_RESULT)
 async def task_status(
     tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: TaskIdQuery
 ) -> TrainingStatus:

@@ -193,15 +193,16 @@ async def test_an_operator_may_allow_less(settings: Settings, database: Database
     less = msgspec.structs.replace(settings, max_image_num=2, max_image_steps=10, max_image_pixels=256 * 256)
     limited = Api(create_app(less, database, storage), api.http.headers["authorization"])
     hires = {"target_width": 512, "target_height": 256, "strength": 0.5}
-    for changes, words in (
-        ({"image_num": 3}, "request.image_num: must be between 1 and 2 on this server, got 3"),
-        ({"steps": 11}, "request.steps: must be between 1 and 10 on this server, got 11"),
-        ({"width": 512}, "request.width: a picture has at most 65536 pixels on this server, got 512x256"),
-        ({"hires_fix": hires}, "request.hires_fix.target_width: a picture has at most 65536 pixels"),
+    rule, size = "INVALID_REQUEST_BODY", "INVALID_IMAGE_SIZE"
+    for changes, name, words in (
+        ({"image_num": 3}, rule, "request.image_num: must be between 1 and 2 on this server, got 3"),
+        ({"steps": 11}, rule, "request.steps: must be between 1 and 10 on this server, got 11"),
+        ({"width": 512}, size, "request.width: a picture has at most 65536 pixels on this server, got 512x256"),
+        ({"hires_fix": hires}, size, "request.hires_fix.target_width: a picture has at most 65536 pixels"),
     ):
         asked: dict[str, Any] = {"steps": 10, "width": 256, "height": 256, **changes}
         response = await limited.draw(**asked)
-        assert reason(response) == (400, "INVALID_REQUEST_BODY")
+        assert reason(response) == (400, name)
         assert response.json()["message"].startswith(words), response.text
     assert (await limited.draw(steps=10, width=256, height=256, image_num=2)).status_code == 200
 
@@ -227,7 +228,10 @@ async def test_a_result_goes_from_queued_to_its_pictures(api: Api, database: Dat
         (task,) = await queue.due(conn, 1, model_wait=0.0)
         claimed = await queue.claim(conn, task, supervisor="a", lease=30.0)
         assert claimed is not None
-        await queue.advance(conn, [ImageProgress(claimed, 5)], lease=30.0)
+        await queue.advance(conn, [ImageProgress(claimed, 0, begun_ago=None)], lease=30.0)
+    assert (await api.result(task_id)) == waiting
+    async with database.write() as conn:
+        await queue.advance(conn, [ImageProgress(claimed, 5, begun_ago=0.0)], lease=30.0)
     database.clock.shift(5)
     drawing = (await api.result(task_id))["task"]
     assert (drawing["status"], drawing["progress_percent"]) == ("TASK_STATUS_PROCESSING", 25)
