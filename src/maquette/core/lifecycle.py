@@ -79,6 +79,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     BAD_PICTURE = "bad_picture"
     NOT_FINITE = "not_finite"
+    NOT_COPIED = "not_copied"
 
 
 class FailureClass(StrEnum):
@@ -173,6 +174,9 @@ IMAGE_FAILURES: Mapping[Reason, Failure[ImageStatus]] = {
     Reason.WORKER_LOST: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was lost."),
     Reason.STORAGE_AWAY: _mishap(
         ImageStatus.FAILED, UNTIL_THE_DEADLINE, "The storage did not give out or take what drawing needs."
+    ),
+    Reason.NOT_COPIED: _shortage(
+        ImageStatus.FAILED, "The pictures were drawn, but could not be copied to the bucket that the request names."
     ),
     Reason.DRAINED: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was asked to make room."),
     Reason.INTERNAL: _mishap(ImageStatus.FAILED, 3, "Drawing met an internal error."),

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.lifecycle import Reason, Verdict
 from maquette.core.specs import BaseRef
 from maquette.db.engine import Database
-from maquette.server.images import jobs, queue
+from maquette.server.images import copies, jobs, queue
+from maquette.server.images.copies import NotCopied
 from maquette.server.images.jobs import Places
 from maquette.server.images.queue import Attempt, ClaimedImageTask, ImageProgress, QueuedImageTask, StoredImage
 from maquette.server.loops.base import Loop
@@ -236,6 +237,8 @@ class DrawLoop(Loop):
             await self._fail(drawing, Reason.ORIGINAL_MISSING)
         except ObjectMissing as error:
             await self._fail(drawing, Reason.MODEL_MISSING, str(error))
+        except NotCopied as error:
+            await self._fail(drawing, Reason.NOT_COPIED, str(error))
         except StorageFailed as error:
             await self._fail(drawing, Reason.STORAGE_AWAY)
             log.warning("image.storage_away", task=task.id, error=str(error))
@@ -247,7 +250,7 @@ class DrawLoop(Loop):
             self.wake()
 
     async def _pictures(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> list[StoredImage]:
-        """Draw and store each picture of a task."""
+        """Draw and store each picture of a task, and copy it where the request wants it too."""
         original = await self._original(task.original_key) if task.original_key else None
         stored: list[StoredImage] = []
         for index, job in enumerate(jobs.jobs(task.spec, places, original)):
@@ -255,6 +258,8 @@ class DrawLoop(Loop):
             picture = await self._waits.wait(drawing.name, work)
             image = StoredImage(queue.picture_key(drawing.task, index, job.format), job.format)
             await self._storage.put(image.key, picture)
+            if task.spec.copy_to:
+                await copies.copy(task.spec.copy_to, task.id, index, image.format, picture)
             stored.append(image)
         return stored
 
