@@ -79,7 +79,7 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
         try:
             await pool.start()
             await supervision.start()
-            yield create_app(settings, database, storage)
+            yield create_app(settings, database, storage, pool)
         finally:
             await end_all(supervision.stop, pool.close, executor.close)
     finally:
