@@ -1,7 +1,6 @@
 """A real worker process with the bundled base: what it draws, what it refuses, and how it ends."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
@@ -401,9 +401,38 @@ class TestEnding:
         assert "Traceback" in another.errors.read_text()
 
 
-@pytest.mark.parametrize("options", [("--fd", "99"), ("--fd", "0", "--bases", "0"), ()])
-def test_a_wrong_call_is_answered_at_once(options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--fd", "99"), "--fd 99: "),
+        (("--fd", "0", "--bases", "0"), "argument --bases: '0' is not 1 or more"),
+        (("--fd", "0", "--lora-bytes", "-5"), "argument --lora-bytes: '-5' is not 1 or more"),
+        ((), "--fd"),
+    ],
+)
+def test_a_wrong_call_is_answered_at_once(options: tuple[str, ...], words: str) -> None:
     command: Any = (sys.executable, "-m", "maquette.inference", "serve", *options)
-    done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, env=os.environ)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
-    assert b"--fd" in done.stderr or b"--bases" in done.stderr
+    assert words in done.stderr
+
+
+def test_a_device_that_is_none_is_told_by_both_commands(tmp_path: Path) -> None:
+    with started(tmp_path, "--device", "warp") as server:
+        assert server.process.wait(PATIENCE) == 2
+        assert server.errors.read_text().startswith("--device warp: ")
+    requests = tmp_path / "requests.json"
+    requests.write_bytes(msgspec.json.encode([REQUEST]))
+    command = (sys.executable, "-m", "maquette.inference", "draw", "--base", BASE.path, "--device", "warp")
+    drawn = subprocess.run([*command, str(requests), str(tmp_path)], check=False, capture_output=True, text=True)
+    assert drawn.returncode == 2
+    assert drawn.stderr.startswith("--device warp: ")
+
+
+def test_what_a_request_may_not_ask_is_told_and_the_pictures_before_are_drawn(tmp_path: Path) -> None:
+    requests = tmp_path / "requests.json"
+    requests.write_bytes(msgspec.json.encode([replace(REQUEST, steps=1), replace(REQUEST, clip_skip=9)]))
+    command = (sys.executable, "-m", "maquette.inference", "draw", "--base", BASE.path, str(requests), str(tmp_path))
+    drawn = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (drawn.returncode, (tmp_path / "000.png").exists(), (tmp_path / "001.png").exists()) == (1, True, False)
+    assert drawn.stderr.startswith("clip_skip 9: ")

@@ -15,11 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BrokenMessage, DrawRequest
-from maquette.core.registry import UnknownName
-from maquette.core.weights import BrokenWeights
-from maquette.families.environment import prepare_environment
+from maquette.families.environment import UnknownDevice, prepare_environment
 
 LORA_BYTES = 1 << 30
 WORKER = "maquette.inference.worker"
@@ -45,6 +42,9 @@ def _serve(arguments: argparse.Namespace) -> int:
             return worker.serve(
                 connection, device=arguments.device, lora_bytes=arguments.lora_bytes, bases=arguments.bases
             )
+        except UnknownDevice as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
         except BrokenMessage as error:
             sys.stderr.write(f"not a request: {error}\n")
             return 1
@@ -56,11 +56,17 @@ def _draw(arguments: argparse.Namespace) -> int:
     except (OSError, msgspec.DecodeError) as error:
         sys.stderr.write(f"{arguments.requests}: {error}\n")
         return 2
+    if not requests:
+        sys.stderr.write(f"{arguments.requests}: an empty list; it must hold one request a picture\n")
+        return 2
     prepare_environment()
     drawing = importlib.import_module("maquette.inference.draw")
     try:
         drawing.draw_all(arguments.base, requests, arguments.out, arguments.device)
-    except (BrokenBase, UnknownName, BrokenWeights, OSError) as error:
+    except UnknownDevice as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except drawing.FORESEEN as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
@@ -74,7 +80,7 @@ def _parser(worker: str) -> argparse.ArgumentParser:
     serve.add_argument("--fd", type=int, required=True, metavar="N", help="file descriptor of a connected socket")
     serve.add_argument("--device", default="cpu", help="torch device string (default: cpu)")
     serve.add_argument(
-        "--lora-bytes", type=int, default=LORA_BYTES, help=f"host memory for LoRAs (default: {LORA_BYTES})"
+        "--lora-bytes", type=_count, default=LORA_BYTES, help=f"host memory for LoRAs (default: {LORA_BYTES})"
     )
     serve.add_argument("--bases", type=_count, default=1, help="bases that stay loaded at a time (default: 1)")
     draw = commands.add_parser("draw", help="draw a list of pictures to files")
@@ -87,9 +93,10 @@ def _parser(worker: str) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError(text)
-    return count
+    """A number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

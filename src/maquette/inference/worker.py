@@ -35,6 +35,7 @@ from maquette.families.base import (
     Unsupported,
 )
 from maquette.inference.channel import Channel, HungUp
+from maquette.inference.device import usable_device
 from maquette.inference.pictures import decoded, difference, encoded
 from maquette.inference.residents import Resident, Residents
 
@@ -138,9 +139,10 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     `kind` is what carries them out.
 
     Raises:
+        UnknownDevice: see there.
         BrokenMessage: what came is no request.
     """
-    place = torch.device(device)
+    place = usable_device(device)
     # As the trainer works: its sample must come out again.
     torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
