@@ -3,12 +3,20 @@
 import asyncio
 import json
 import socket
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from msgspec.structs import replace
 from sqlalchemy import select
 
@@ -70,13 +78,47 @@ class Receiver:
                 self.sent += 0x10000
 
 
-@pytest.fixture
-async def receiver() -> AsyncGenerator[Receiver]:
+async def serving(tls: ssl.SSLContext | None = None) -> AsyncGenerator[Receiver]:
     receiver = Receiver()
-    server = await asyncio.start_server(receiver.answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(receiver.answer, "127.0.0.1", 0, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]
     async with server:
         yield receiver
+
+
+@pytest.fixture
+async def receiver() -> AsyncGenerator[Receiver]:
+    async for receiver in serving():
+        yield receiver
+
+
+@pytest.fixture
+async def tls_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Receiver]:
+    """A receiver that speaks TLS as `hook.example`, whose certificate is trusted here."""
+    file = certificate(tmp_path / "hook.pem", "hook.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+    async for receiver in serving(context):
+        yield receiver
+
+
+def certificate(file: Path, name: str) -> Path:
+    """A key and a certificate that it has signed itself, good for an hour."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    at = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(at - timedelta(hours=1))
+        .not_valid_after(at + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private + made.public_bytes(Encoding.PEM))
+    return file
 
 
 async def end_one(service: Service, url: str, status: ImageStatus = ImageStatus.SUCCEED) -> str:
@@ -276,6 +318,19 @@ async def test_an_address_that_takes_no_connection_gives_way_to_the_next(
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(["::1", "127.0.0.3", "127.0.0.1"]))
     outbound = Outbound(Reach(read_networks(LOOPBACK)), timeout=5.0)
     assert await outbound.post(f"http://hook.example:{receiver.port}/done", b"{}") == 200
+    outbound.close()
+
+
+async def test_a_certificate_is_the_names_and_not_the_addresss(
+    tls_receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", resolving_to(["127.0.0.1"]))
+    outbound = Outbound(Reach(read_networks("127.0.0.1")), timeout=5.0)
+    assert await outbound.post(f"https://hook.example:{tls_receiver.port}/done", b"{}") == 200
+    for other in ("other.example", "127.0.0.1"):
+        with pytest.raises(OutboundFailed, match="CERTIFICATE_VERIFY_FAILED"):
+            await outbound.post(f"https://{other}:{tls_receiver.port}/done", b"{}")
+    assert len(tls_receiver.heard) == 1
     outbound.close()
 
 

@@ -9,7 +9,6 @@ connections outlive one.
 import asyncio
 import ipaddress
 import socket
-import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,7 +40,8 @@ class Outbound:
     def __init__(self, reach: Reach, timeout: float) -> None:
         self._reach = reach
         self.timeout = timeout
-        self._tls = ssl.create_default_context()
+        # The authorities that come with httpx, or those of SSL_CERT_FILE. Made once: it takes a while.
+        self._tls = httpx.create_ssl_context()
         self._resolvers = ThreadPoolExecutor(RESOLVERS, "resolve")
 
     async def post(self, url: str, body: bytes) -> int:
