@@ -144,6 +144,8 @@ async def test_a_pending_model_whose_base_is_gone_is_told_so(database: Database)
         await trained(conn, tenant_id)
         (found,) = await service.to_judge(conn, WORKER, 10)
         assert (found.base_name, found.base_location, found.judged_with) == (None, None, f"{WORKER} on no base")
+        (found,) = await service.to_judge(conn, "", 10)
+        assert found.judged_with == "an unknown worker on no base"
 
 
 async def test_models_are_judged_in_turn_and_a_broken_judgement_waits(database: Database) -> None:

@@ -17,6 +17,8 @@ CHECKPOINT = "checkpoint"
 SDXL = "sdxl"
 SHOWN_OF_HASH = 10
 """Characters of a hash that people are shown."""
+UNKNOWN_WORKER = "an unknown worker"
+"""What a model was rejected with before any worker has said what it is."""
 NO_BASE = "no base"
 """What a model is judged with where its base is not registered."""
 
@@ -238,7 +240,7 @@ async def unjudged(conn: AsyncConnection, worker: str, limit: int) -> list[Unjud
     """Models, of any tenant, that are due for the gate, oldest first; see `models.service.to_judge`."""
     base_name = _base_name()
     base = base_name + " " + func.upper(func.substr(_BASE["sha256"].as_string(), 1, SHOWN_OF_HASH))
-    judged_with = literal(f"{worker} on ") + func.coalesce(base, NO_BASE)
+    judged_with = literal(f"{worker or UNKNOWN_WORKER} on ") + func.coalesce(base, NO_BASE)
     is_due = models.c.verdict == Verdict.PENDING
     if worker:
         is_outdated = and_(

@@ -15,6 +15,7 @@ from maquette.server.http_errors import ERRORS
 from maquette.server.models import service
 from maquette.server.models.queries import FALSE, TRUE, read_query
 from maquette.server.models.schemas import ModelList, ModelType, Source, Visibility
+from maquette.server.queries import Published
 from maquette.server.settings import Settings
 from maquette.server.signing import Purpose, Signer
 from maquette.storage.base import ObjectMissing, Storage
@@ -35,10 +36,10 @@ SourceFilter = Annotated[
     str,
     QueryParameter(
         name="filter.source",
-        description="`training` for trained models, `uploading` for those the operator registered; there is nothing"
-        " of `civitai`.",
+        description="`training` for trained models, `uploading` for those the operator registered.",
         schema_extra={"enum": ["", *map(str, Source)]},
     ),
+    Published("limited: there is nothing of `civitai`"),
 ]
 Types = Annotated[
     tuple[str, ...],
@@ -48,7 +49,9 @@ Types = Annotated[
     ),
 ]
 TypesMisspelt = Annotated[
-    tuple[str, ...], QueryParameter(name="filter.type", description="The same as `filter.types`.")
+    tuple[str, ...],
+    QueryParameter(name="filter.type", description="The same as `filter.types`."),
+    Published("extended: a client spells it so"),
 ]
 SdxlFilter = Annotated[
     str,
@@ -74,11 +77,13 @@ NsfwFilter = Annotated[
         description="True for models marked as such alone, of which there are none; false for all.",
         schema_extra=FLAG,
     ),
+    Published("extended: clients send it, the reference has it not"),
 ]
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Models on the page.")]
 Cursor = Annotated[
     str,
     QueryParameter(name="pagination.cursor", description="`c_` and a number of models to skip; empty is the start."),
+    Published("limited: opaque ones, which are handed out there, are not taken"),
 ]
 
 
