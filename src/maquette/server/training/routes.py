@@ -13,6 +13,7 @@ from maquette.db.engine import Database
 from maquette.server.assets import service as assets
 from maquette.server.http_errors import CREATES_TASK, ERRORS, GETS_RESULT, RESULT_ERRORS, TASK_CREATING_ERRORS
 from maquette.server.idempotency import Idempotency
+from maquette.server.queries import Published
 from maquette.server.settings import Settings
 from maquette.server.training import creation, service
 from maquette.server.training.schemas import (
@@ -27,7 +28,11 @@ from maquette.server.training.schemas import (
 from maquette.storage.base import Storage
 
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Rows on the page.")]
-Cursor = Annotated[str, QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before.")]
+Cursor = Annotated[
+    str,
+    QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before."),
+    Published("extended: a position, or as published a count of rows to skip"),
+]
 # Text, since the framework would read the word null as None where that is a choice.
 TypeFilter = Annotated[
     str,
@@ -36,10 +41,18 @@ TypeFilter = Annotated[
         description="Only tasks of this type, `subject` or `style`.",
         schema_extra={"enum": ["", *map(str, TaskType)]},
     ),
+    Published("extended: clients send it, the reference has it not"),
 ]
-TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The task's id.")]
-After = Annotated[int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known.")]
-EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page.")]
+TaskIdQuery = Annotated[
+    str,
+    QueryParameter(name="task_id", description="The task's id."),
+    Published("extended: of either type, for both calls"),
+]
+OURS = Published("the call is ours")
+After = Annotated[
+    int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known."), OURS
+]
+EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page."), OURS]
 
 
 @post(
