@@ -24,7 +24,7 @@ ATTEMPTS = 6
 """One, and five more as published."""
 SLOW_WEBHOOK = 15.0
 """Seconds by which a call comes late where a sandbox was asked for that; it stands for one that got no answer."""
-MARGIN = 25.0
+MARGIN = 10.0
 """Seconds beyond the longest call after which another server may try what this one has begun."""
 
 
