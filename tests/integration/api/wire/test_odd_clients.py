@@ -141,6 +141,24 @@ class TestAddresses:
         drawn = ok(await wire.post(PHP, "/async/txt2img", drawing()))["task_id"]
         assert ok(await wire.get(PHP, f"/async/task-result?task_id={drawn}"))["task"]["task_id"] == drawn
 
+    @pytest.mark.parametrize(
+        "target",
+        [
+            pytest.param("//v3/training/subject", id="a base URL that ends with a slash"),
+            pytest.param("http://api.novita.ai/v3/training/subject", id="this server as the proxy of plain http"),
+        ],
+    )
+    async def test_a_post_to_an_address_joined_otherwise(self, wire: Wire, target: str) -> None:
+        body = json.dumps(training(await wire.upload())).encode()
+        lines = [line.format(host="api.novita.ai", key=wire.client(PYTHON).key) for line in PYTHON]
+        reader, writer = await asyncio.open_connection(*wire.host.split(":"))
+        head = [f"POST {target} HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]
+        writer.write("\r\n".join(head).encode() + body)
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            await reader.readuntil(b'{"task_id":')
+        writer.close()
+
     async def test_a_client_of_the_published_host_gets_addresses_there(self, wire: Wire) -> None:
         """Its name is made to mean this server, and the client knows no other."""
         lines = ("Host: api.novita.ai", *PYTHON[1:])
@@ -379,6 +397,12 @@ class TestTrainings:
         refused = await wire.post(CURL, "/v3/training/subject", training("", image_dataset_items=items))
         assert (refused.status, refused.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
         assert refused.json()["message"].startswith("image_dataset_items[1].assets_id: no picture has been uploaded")
+
+    async def test_5_5_a_body_made_up_from_hearsay_is_told_what_is_missing(self, wire: Wire) -> None:
+        body = {"name": "cat", "instance_prompt": "ohwx cat", "dataset": {"images": [{"image_url": "https://x"}]}}
+        refused = await wire.post(JAVASCRIPT, "/v3/training/subject", body)
+        assert (refused.status, refused.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
+        assert refused.json()["message"].startswith("base_model: is required")
 
     async def test_3_10_the_list_without_a_limit_and_of_one_type(self, wire: Wire) -> None:
         asset_id = await wire.upload()
