@@ -104,7 +104,7 @@ def test_a_name_draws_alike_however_the_file_of_the_base_is_spelt(sampler: Sampl
     ],
 )
 def test_a_name_asks_at_its_own_timesteps(sampler: Sampler, timesteps: list[float]) -> None:
-    scheduler = build_scheduler(sampler, own_scheduler("the class's own betas"))
+    scheduler = build_scheduler(sampler, own_scheduler("Stable Diffusion 1.x"))
     assert [one.timestep.item() for one in plan(scheduler, 5, 0, CPU)] == timesteps
 
 
@@ -114,6 +114,12 @@ def test_every_name_begins_where_a_base_without_signal_has_learned_to_begin(samp
     first, *_ = plan(build_scheduler(sampler, own), 5, 0, CPU)
     # By Karras' levels the first of all timesteps without signal is as good as the last.
     assert own.alphas_cumprod[int(first.timestep)] <= LEAST_SIGNAL
+
+
+def test_ddim_is_the_own_sampler_of_a_base_that_was_trained_down_to_hardly_any_signal() -> None:
+    own = own_scheduler("the class's own betas")
+    by_name, itself = (drawn(build_scheduler(sampler, own), own, 30, 1.0) for sampler in (Sampler.DDIM, None))
+    assert torch.equal(by_name, itself)
 
 
 def numbered(evaluations: list[Evaluation]) -> list[int]:

@@ -7,8 +7,8 @@ AUTOMATIC1111 web interface, from which users know it:
 - the samplers of k-diffusion go from the noisiest level to the least noisy one in equal steps of time (`linspace`), or
   of Karras' scale between the same two, and then to none;
 - DDIM and PLMS ask at every n-th timestep, counted from 1 (`leading`, one further), and end at the first level of
-  training; but where a base was trained down to no signal they begin at its last level (`trailing`), for only there it
-  has learned to begin (Lin et al. 2023, arXiv:2305.08891);
+  training; but where a base was trained down to hardly any signal they begin at its last level (`trailing`), for only
+  there it has learned to begin (Lin et al. 2023, arXiv:2305.08891);
 - UniPC is of second order, with equal steps of time, as its authors and diffusers advise for guided drawing.
 """
 
@@ -69,6 +69,9 @@ signal: their first steps are then long, and led by a noise whose small errors w
 NOISE_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 """What a base was trained with, and no more: whatever else its file says belongs to a method of its own."""
 
+HARDLY_ANY_SIGNAL = 1e-3
+"""Share of the picture's variance at the noisiest level; Stable Diffusion 1.x keeps 5e-3, linear betas 4e-5."""
+
 LEAST_SIGNAL = 2**-24
 """Share of the picture's variance at the noisiest level of a base that was trained down to none; none at all would be
 a level of infinite sigma."""
@@ -87,12 +90,11 @@ def build_scheduler(sampler: Sampler | None, own: Any) -> Any:
     if sampler is None:
         return copy.deepcopy(own)
     kind, options = SCHEDULERS[sampler]
-    no_signal_left = bool(own.config.get("rescale_betas_zero_snr"))
-    if no_signal_left and options["timestep_spacing"] == "leading":
+    if own.alphas_cumprod[-1] < HARDLY_ANY_SIGNAL and options["timestep_spacing"] == "leading":
         options = options | FROM_NO_SIGNAL
     with _library_as_it_is():
         scheduler = kind(**{key: own.config[key] for key in NOISE_SCHEDULE}, **options)
-    if no_signal_left:
+    if own.config.get("rescale_betas_zero_snr"):
         # Half of the schedulers don't know this option, and would take the levels of an ordinary base.
         scheduler.alphas_cumprod = own.alphas_cumprod.clamp(min=LEAST_SIGNAL)
     return scheduler
