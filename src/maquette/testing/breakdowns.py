@@ -35,16 +35,17 @@ TOO_FAST = 1e38
 
 
 class BreakingReporter(Reporter):
-    """Tells of every step, and breaks down after half of them."""
+    """Tells of every step, and breaks down at step `at`, or at the first one where a run resumes behind it."""
 
-    def __init__(self, path: Path, break_down: Callable[[], None]) -> None:
+    def __init__(self, path: Path, at: int, break_down: Callable[[], None]) -> None:
         super().__init__(path)
+        self._at = at
         self._break_down = break_down
 
-    def step(self, *, step: int, total_steps: int, **said: Any) -> None:
+    def step(self, *, step: int, **said: Any) -> None:
         """See `Reporter.step`."""
-        super().step(step=step, total_steps=total_steps, **said)
-        if step == -(-total_steps // 2):
+        super().step(step=step, **said)
+        if step >= self._at:
             self._break_down()
 
 
@@ -54,9 +55,9 @@ def train(attempt: Attempt, breakdown: Breakdown) -> None:
         case Breakdown.NAN:
             loop.run(_too_fast(attempt))
         case Breakdown.OUT_OF_MEMORY:
-            _until_half(attempt, partial(ask_for_too_much, attempt.spec.device))
+            _until(1, attempt, partial(ask_for_too_much, attempt.spec.device))
         case Breakdown.LOST_WORKER_ONCE if attempt.spec.fence == 1:
-            _until_half(attempt, end_at_once)
+            _until(-(-attempt.training.settings.max_train_steps // 2), attempt, end_at_once)
         case _:
             loop.run(attempt)
 
@@ -71,8 +72,8 @@ def end_at_once() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _until_half(attempt: Attempt, break_down: Callable[[], None]) -> None:
-    with BreakingReporter(attempt.directory.events, break_down) as reporter:
+def _until(step: int, attempt: Attempt, break_down: Callable[[], None]) -> None:
+    with BreakingReporter(attempt.directory.events, step, break_down) as reporter:
         loop.run(replace(attempt, reporter=reporter))
 
 
