@@ -1,9 +1,4 @@
-"""Looking at a textual inversion (Gal et al. 2022) before it is registered.
-
-Its file holds one or more vectors of a text encoder, and writers call them differently: `emb_params`;
-`string_to_param.*`, as flattened from the older pickled form; the word itself, alone in its file. Families with two
-text encoders have vectors of both, `clip_l` and `clip_g`.
-"""
+"""Looking at a textual inversion before it is registered: its file holds one or more vectors of a text encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +9,10 @@ from maquette.bases.catalogue import BaseKind
 from maquette.bases.look import SAFETENSORS, expect
 from maquette.bases.numbers import FORMATS, is_finite
 from maquette.core.basefolder import BrokenBase
+from maquette.core.embeddings import OF_TWO_ENCODERS, vector_names
 from maquette.core.files import file_sha256
 from maquette.core.weights import TensorInfo, read_header
 
-VECTORS = "emb_params"
-FLATTENED = "string_to_param"
-OF_TWO_ENCODERS = ("clip_l", "clip_g")
 MOST_VECTORS = 75
 """As many tokens as published text encoders read at once; an embedding is never cut."""
 
@@ -72,14 +65,11 @@ def _only_file(path: Path) -> Path:
 
 def _vectors(file: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors of vectors: one for each text encoder."""
-    if tensors.keys() >= set(OF_TWO_ENCODERS):
-        return {name: tensors[name] for name in OF_TWO_ENCODERS}
-    found = {name: info for name, info in tensors.items() if name == VECTORS or name.split(".")[0] == FLATTENED}
-    candidates = found or dict(tensors)
-    if len(candidates) != 1:
+    names = vector_names(tensors)
+    if len(names) != 1 and names != list(OF_TWO_ENCODERS):
         held = ", ".join(f"{name} {list(info.shape)}" for name, info in list(tensors.items())[:5])
         raise BrokenBase(f"{file}: expected one tensor of vectors, found {held or 'none'}")
-    return candidates
+    return {name: tensors[name] for name in names}
 
 
 def _check_shape(file: Path, name: str, tensor: TensorInfo) -> None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
+from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.families.base import BadPicture, NotFinite, Unsupported
@@ -235,6 +236,18 @@ class TestEmbeddings:
         assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
         unread = replace(REQUEST, prompt=r"a My-Cat\(1\)s", embeddings=(cat,))
         assert same(pipeline.draw(unread), pipeline.draw(replace(unread, embeddings=())))
+
+    @pytest.mark.parametrize("name", ["string_to_param.*", "cat"])
+    def test_it_is_found_by_whatever_name_it_was_registered_with(
+        self, pipeline: Sd15Pipeline, cat: EmbeddingUse, tmp_path: Path, name: str
+    ) -> None:
+        (vectors,) = safetensors.torch.load_file(cat.path).values()
+        beside = {"string_to_token.*": torch.tensor([265])} if "*" in name else {}
+        path = tmp_path / "other.safetensors"
+        safetensors.torch.save_file({name: vectors, **beside}, path)
+        assert inspect_embedding(path).text_width == vectors.shape[1]
+        drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(EmbeddingUse(str(path), "word"),)))
+        assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
 
     def test_in_the_negative_prompt_with_a_weight(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
         drawn = pipeline.draw(replace(REQUEST, negative_prompt=r"(my-cat\(1\):1.4)", embeddings=(cat,)))

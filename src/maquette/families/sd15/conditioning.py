@@ -16,11 +16,9 @@ from safetensors import SafetensorError
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import EmbeddingUse
+from maquette.core.embeddings import vector_names
 from maquette.families.base import Unsupported
 from maquette.families.sd15.prompts import parse
-
-A1111_KEY = "emb_params"
-"""The tensor's name in embedding files of the AUTOMATIC1111 web interface; others hold one tensor of any name."""
 
 
 class Token(NamedTuple):
@@ -75,11 +73,10 @@ class PromptEncoder:
             tensors = safetensors.torch.load_file(use.path)
         except (OSError, SafetensorError) as error:
             raise BrokenBase(f"the embedding {use.path} can't be read: {error}") from error
-        if A1111_KEY in tensors:
-            tensors = {A1111_KEY: tensors[A1111_KEY]}
-        if len(tensors) != 1:
-            raise BrokenBase(f"the embedding {use.path} holds {len(tensors)} tensors; known are files of one")
-        (vectors,) = tensors.values()
+        names = vector_names(tensors)
+        if len(names) != 1:
+            raise BrokenBase(f"the embedding {use.path} holds {len(names)} tensors of vectors; known are files of one")
+        vectors = tensors[names[0]]
         vectors = vectors.float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
         width = self.text_encoder.config.hidden_size
         if vectors.shape[1] != width:
