@@ -13,6 +13,7 @@ import pytest
 from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
 from maquette.client.records import DrawingStatus, ImageTask, Status, TaskDetail
+from maquette.core.errors import MaquetteError
 from maquette.core.image_specs import ImageExtra, LoraChoice, TextToImage, Webhook
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 from maquette.server.loops.deliver import SLOW_WEBHOOK
@@ -26,6 +27,7 @@ TRAININGS = {
     "sandbox: nan": (Status.FAILED, ["diverged"], "the loss of step 2"),
     "sandbox: lost-worker": (Status.FAILED, ["worker_lost"] * 5, "The training process was lost."),
     "sandbox: lost-worker-once": (Status.SUCCESS, ["worker_lost", "finished"], ""),
+    "sandbox: rejected": (Status.SUCCESS, ["finished"], ""),
 }
 """How trainings of these names end: their status, why their attempts ended, and what is among the message's words."""
 PICTURES = {
@@ -120,6 +122,17 @@ def test_what_was_trained_is_served_and_draws_with_a_published_base(
     drawn: ImageTask = last(client.follow_image(draw(client, "ohwx creature", steps=4, loras=[lora])))
     assert drawn.task.status is DrawingStatus.SUCCEED, drawn.task.reason
     client.save_picture(drawn.images[0], tmp_path / "creature.png")
+
+
+def test_a_model_that_was_to_be_rejected_is_and_drawing_with_it_is_refused(
+    client: Client, trained: dict[str, TaskDetail]
+) -> None:
+    task = trained["sandbox: rejected"]
+    assert task.rejected
+    (model,) = task.models
+    assert model.model_status == "DEPLOYING"
+    with pytest.raises(MaquetteError, match=r"was refused.*it changes nothing"):
+        draw(client, "ohwx creature", loras=[LoraChoice(model_name=model.model_name, strength=1.0)])
 
 
 def test_pictures_end_as_they_were_asked_to_and_others_are_drawn_meanwhile(client: Client) -> None:

@@ -19,6 +19,7 @@ from maquette.trainer.attempt import Attempt
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
+from maquette.trainer.tensors import read_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -57,6 +58,12 @@ def test_a_rate_that_is_too_high_makes_the_loss_infinite(run: RunDirectory) -> N
     with pytest.raises(RunFailed, match="the loss of step 2 is ") as caught:
         train_here(run, "sandbox: nan")
     assert caught.value.reason is Reason.DIVERGED
+
+
+def test_a_rate_that_is_too_low_leaves_the_lora_as_it_began(run: RunDirectory) -> None:
+    assert train_here(run, "sandbox: rejected") == [1, 2, 3, 4, 5, 6]
+    tensors = read_tensors(run.output / "lora.safetensors")
+    assert max(float(tensor.abs().max()) for name, tensor in tensors.items() if "lora_B" in name) < 1e-9
 
 
 @pytest.mark.parametrize(

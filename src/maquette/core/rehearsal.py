@@ -21,6 +21,8 @@ class Breakdown(StrEnum):
     """Its process is killed, in each attempt."""
     LOST_WORKER_ONCE = "lost-worker-once"
     """Its process is killed amid the first attempt, and in no other."""
+    REJECTED = "rejected"
+    """It learns nothing, so that the parity gate rejects its model."""
     EXPIRED_UPLOAD = "expired-upload"
     """The pictures have been cleared away before the training could take them."""
     SLOW_WEBHOOK = "slow-webhook"
@@ -29,8 +31,8 @@ class Breakdown(StrEnum):
 
 OF_TRAININGS = frozenset(Breakdown) - {Breakdown.SLOW_WEBHOOK}
 """Nothing is told to a webhook of trainings."""
-OF_PICTURES = frozenset(Breakdown) - {Breakdown.LOST_WORKER_ONCE, Breakdown.EXPIRED_UPLOAD}
-"""A worker that draws does not know which attempt this is; and nothing is uploaded for a picture."""
+OF_PICTURES = frozenset({Breakdown.OUT_OF_MEMORY, Breakdown.NAN, Breakdown.LOST_WORKER, Breakdown.SLOW_WEBHOOK})
+"""Without what only trainings have: uploads, models, and workers that know which attempt this is."""
 
 
 def asked_for(words: str) -> str | None:

@@ -16,6 +16,8 @@ from maquette.server.settings import Settings
 
 PUBLISHED = frozenset(spelling for base in KNOWN_BASES for spelling in spellings(base.name))
 """Every way to write the name of a published base."""
+LEAST_RATE = 1e-4
+"""In so few steps a lower learning rate changes too little for the parity gate."""
 
 
 def base_name(settings: Settings, name: str) -> str:
@@ -29,10 +31,12 @@ def small_training(settings: Settings, spec: TrainingSpec) -> TrainingSpec:
         return spec
     width, height = (min(side, settings.sandbox_side) for side in (spec.preparation.width, spec.preparation.height))
     steps = min(spec.settings.max_train_steps, settings.sandbox_steps)
+    rate = max(spec.settings.learning_rate, LEAST_RATE)
+    warmup = min(spec.settings.lr_warmup_steps, steps // 2)
     return replace(
         spec,
         preparation=replace(spec.preparation, width=width, height=height),
-        settings=replace(spec.settings, max_train_steps=steps),
+        settings=replace(spec.settings, max_train_steps=steps, learning_rate=rate, lr_warmup_steps=warmup),
         sample=replace(spec.sample, width=width, height=height),
     )
 
@@ -61,6 +65,8 @@ def departures(settings: Settings, base_model: str, asked: TrainingSpec, trained
         "width": (asked.preparation.width, trained.preparation.width),
         "height": (asked.preparation.height, trained.preparation.height),
         "max_train_steps": (asked.settings.max_train_steps, trained.settings.max_train_steps),
+        "learning_rate": (asked.settings.learning_rate, trained.settings.learning_rate),
+        "lr_warmup_steps": (asked.settings.lr_warmup_steps, trained.settings.lr_warmup_steps),
     }
     return tuple(
         f"sandbox: {field} is {used} here, not {wish}" for field, (wish, used) in pairs.items() if used != wish

@@ -30,6 +30,8 @@ ENDLESS_SIDE = 1 << 30
 """Pixels; the latents of such a picture take more than there is."""
 TOO_FAST = 1e38
 """A learning rate after whose first step nothing is finite."""
+TOO_SLOW = 1e-12
+"""A learning rate at which nothing is learned."""
 
 # --------------------------------------------------------------------------------------------------------- training
 
@@ -53,7 +55,9 @@ def train(attempt: Attempt, breakdown: Breakdown) -> None:
     """Carry out an attempt until its breakdown; raises as `maquette.trainer.loop.run` does."""
     match breakdown:
         case Breakdown.NAN:
-            loop.run(_too_fast(attempt))
+            loop.run(_at_rate(TOO_FAST, attempt))
+        case Breakdown.REJECTED:
+            loop.run(_at_rate(TOO_SLOW, attempt))
         case Breakdown.OUT_OF_MEMORY:
             _until(1, attempt, partial(ask_for_too_much, attempt.spec.device))
         case Breakdown.LOST_WORKER_ONCE if attempt.spec.fence == 1:
@@ -77,9 +81,9 @@ def _until(step: int, attempt: Attempt, break_down: Callable[[], None]) -> None:
         loop.run(replace(attempt, reporter=reporter))
 
 
-def _too_fast(attempt: Attempt) -> Attempt:
+def _at_rate(learning_rate: float, attempt: Attempt) -> Attempt:
     training = attempt.training
-    settings = structs.replace(training.settings, learning_rate=TOO_FAST)
+    settings = structs.replace(training.settings, learning_rate=learning_rate)
     spec = structs.replace(attempt.spec, training=structs.replace(training, settings=settings))
     return replace(attempt, spec=spec)
 

@@ -18,9 +18,9 @@ def train(attempt: Attempt) -> None:
     asked = asked_for(attempt.spec.name)
     if asked == Breakdown.LOST_WORKER:
         os.kill(os.getpid(), signal.SIGKILL)
-    if asked in {Breakdown.OUT_OF_MEMORY, Breakdown.NAN, Breakdown.LOST_WORKER_ONCE}:
+    if asked in set(Breakdown):
         # By name: torch takes seconds to import, and a failing import is a failure to report.
-        importlib.import_module("maquette.testing.breakdowns").train(attempt, asked)
+        importlib.import_module("maquette.testing.breakdowns").train(attempt, Breakdown(asked))
     else:
         run(attempt)
 

@@ -89,6 +89,17 @@ async def test_a_training_is_small_and_its_events_say_each_cap(api: Api, databas
     ]
 
 
+async def test_a_training_learns_enough_to_be_served_and_its_events_say_so(api: Api, database: Database) -> None:
+    setting = {"max_train_steps": 40, "learning_rate": 1e-6, "lr_scheduler": "constant_with_warmup"}
+    task_id = await api.task(expert_setting=setting | {"lr_warmup_steps": 500})
+    settings = (await training_spec(database, task_id)).settings
+    assert (settings.max_train_steps, settings.learning_rate, settings.lr_warmup_steps) == (40, 1e-4, 20)
+    assert await notes(api, task_id) == [
+        "sandbox: learning_rate is 0.0001 here, not 1e-06",
+        "sandbox: lr_warmup_steps is 20 here, not 500",
+    ]
+
+
 async def test_what_is_small_is_left_as_it_was_asked_for(api: Api, database: Database) -> None:
     task_id = await api.task(width=64, height=128, expert_setting={"max_train_steps": 60})
     spec = await training_spec(database, task_id)
