@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLIENTS := .venv.clients
 
 # Two cores are shared by server, trainer and tests: idle threads must sleep, not spin.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-side-by-side constraints clean
+.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-side-by-side constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,13 +21,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,postgres,dev]'
 	@touch $@
 
+clients: $(CLIENTS)/.installed  ## make .venv.clients with the published client that the tests run unmodified
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt constraints.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement tests/clients/requirements.txt
+	@touch $@
+
 demo: install  ## pictures in, a trained LoRA out, before/after pictures in demo/
 	$(BIN)/maquette demo --out demo
 
 test: check  ## linters, types, import arrows, and all tests but the slow ones
 	$(BIN)/pytest -m 'not slow'
 
-test-slow: install  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
+test-slow: install clients  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
 	$(BIN)/pytest -m slow
 
 check: install  ## linters, types and import arrows only
@@ -66,5 +74,5 @@ constraints:  ## pin anew what everything there is resolves to, in a fresh envir
 	$(VENV).pins/bin/python -m pip freeze --exclude maquette | sed -E 's/\+cpu$$//' | grep -v ' @ ' > constraints.txt
 	rm -rf $(VENV).pins
 
-clean:  ## remove .venv and the demo's output
-	rm -rf $(VENV) demo
+clean:  ## remove the environments and the demo's output
+	rm -rf $(VENV) $(CLIENTS) demo

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import RowMapping, event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.drawing import PictureFormat
 from maquette.core.ids import new_task_id
 from maquette.core.image_specs import ImageKind
-from maquette.core.lifecycle import IMAGE, IMAGE_FAILURES, IllegalMove, ImageStatus, Reason
+from maquette.core.lifecycle import IMAGE, IMAGE_FAILURES, IllegalMove, ImageStatus, Reason, TaskStatus
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
-from maquette.db.move import create_image_task, move_image_task
+from maquette.db.move import Judgement, create_image_task, move_image_task, pass_model, reject_model
 from maquette.db.now import now
 from maquette.db.tables import image_tasks, webhook_deliveries
 from maquette.server.images import queue
@@ -22,9 +22,10 @@ from maquette.server.images.queue import ClaimedImageTask, EndedImageTask, Image
 from maquette.server.images.repository import StoredImage, find
 from maquette.server.webhooks import queue as webhooks
 from maquette.server.webhooks.queue import Delivery
-from maquette.testing.factories import image_spec, make_image_task, make_tenant
+from maquette.testing.factories import image_spec, make_image_task, make_model, make_task, make_tenant
 
 LEASE = 30.0
+WAIT = 600.0
 HOOK = "https://example.com/done?order=7"
 
 
@@ -42,7 +43,7 @@ async def row_of(conn: AsyncConnection, task_id: str) -> RowMapping:
 
 async def claim_next(database: Database, supervisor: str = "a") -> ClaimedImageTask:
     async with database.write() as conn:
-        (task, *_) = await queue.due(conn, limit=1)
+        (task, *_) = await queue.due(conn, 1, model_wait=WAIT)
         claimed = await queue.claim(conn, task, supervisor=supervisor, lease=LEASE)
     assert claimed is not None
     return claimed
@@ -83,7 +84,7 @@ async def test_a_birth_is_a_place_in_the_queue(database: Database) -> None:
         owner, other = await make_tenant(conn), await make_tenant(conn)
         numbers = [await make_numbered(conn, tenant_id) for tenant_id in (owner, owner, other)]
         assert numbers == [1, 2, 1]
-        (task, *_) = await queue.due(conn, limit=10)
+        (task, *_) = await queue.due(conn, 10, model_wait=WAIT)
         row = await row_of(conn, task.id)
         assert (row["status"], row["reason"], row["fence"]) == ("TASK_STATUS_QUEUED", "created", 0)
         assert row["total_steps"] == task.spec.steps * task.spec.image_num == 40
@@ -124,7 +125,7 @@ async def test_of_twenty_claims_at_once_one_wins(open_another: Callable[[], Data
     async with databases[0].write() as conn:
         await make_image_task(conn, await make_tenant(conn))
     async with databases[0].read() as conn:
-        (task,) = await queue.due(conn, limit=10)
+        (task,) = await queue.due(conn, 10, model_wait=WAIT)
 
     async def claim(database: Database) -> ClaimedImageTask | None:
         async with database.write() as conn:
@@ -134,22 +135,81 @@ async def test_of_twenty_claims_at_once_one_wins(open_another: Callable[[], Data
     assert [answer.fence for answer in answers if answer] == [1]
 
 
-async def test_the_oldest_comes_first_and_what_is_postponed_lets_others_pass(database: Database) -> None:
+async def due(database: Database, limit: int = 10) -> list[str]:
+    async with database.read() as conn:
+        return [task.id for task in await queue.due(conn, limit, model_wait=WAIT)]
+
+
+async def model_of(conn: AsyncConnection, tenant_id: str) -> str:
+    """A model that is not judged yet."""
+    return await make_model(conn, tenant_id, await make_task(conn, tenant_id, status=TaskStatus.SUCCESS))
+
+
+async def wait_for(database: Database, model_id: str) -> None:
+    """Let every task that is due wait for a model."""
+    async with database.write() as conn:
+        for task in await queue.due(conn, 10, model_wait=WAIT):
+            await queue.wait_for(conn, task, model_id)
+
+
+async def test_what_waits_for_a_model_lets_others_pass_until_that_is_judged(database: Database) -> None:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        serving, rejected = [await model_of(conn, tenant_id) for _ in range(2)]
+        first = await make_image_task(conn, tenant_id)
+    await wait_for(database, serving)
+    async with database.write() as conn:
+        second = await make_image_task(conn, tenant_id)
+    await wait_for(database, rejected)
+    async with database.write() as conn:
+        ready = await make_image_task(conn, tenant_id)
+    assert await due(database, limit=1) == [ready]
+    async with database.write() as conn:
+        assert await pass_model(conn, tenant_id, serving, Judgement(judged_with="a worker"))
+    assert await due(database) == [first, ready]
+    async with database.write() as conn:
+        assert await reject_model(conn, tenant_id, rejected, Judgement(judged_with="a worker", message="grey"))
+    assert await due(database) == [first, second, ready]
+
+
+async def test_what_waits_for_a_model_waits_for_so_long_alone_and_not_for_one_that_is_gone(database: Database) -> None:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        model_id = await model_of(conn, tenant_id)
+        task_id = await make_image_task(conn, tenant_id)
+    await wait_for(database, "gone")
+    assert await due(database) == [task_id]
+    await wait_for(database, model_id)
+    assert await due(database) == []
+    database.clock.shift(WAIT - 5)
+    assert await due(database) == []
+    database.clock.shift(10)
+    assert await due(database) == [task_id]
+
+
+async def test_a_thousand_that_wait_hide_nothing_that_is_ready(database: Database) -> None:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        model_id = await model_of(conn, tenant_id)
+        await make_image_task(conn, tenant_id)
+        (template,) = (await conn.execute(select(image_tasks))).mappings()
+        rows = [{**template, "id": new_task_id(), "number": number, "waits_for": model_id} for number in range(9, 1009)]
+        await conn.execute(image_tasks.insert(), rows)
+        await conn.execute(update(image_tasks).values(waits_for=model_id))
+        ready = await make_image_task(conn, tenant_id)
+    assert await due(database, limit=8) == [ready]
+
+
+async def test_the_oldest_comes_first(database: Database) -> None:
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         first, second = [await make_image_task(conn, tenant_id) for _ in range(2)]
-    async with database.write() as conn:
-        waiting = await queue.due(conn, limit=10)
-        assert [task.id for task in waiting] == [first, second]
-        await queue.postpone(conn, waiting[0], pause=5.0)
-        assert [task.id for task in await queue.due(conn, limit=10)] == [second]
         assert [task.id for task in await queue.overdue(conn, 60.0, limit=10)] == []
-    database.clock.shift(6)
-    async with database.read() as conn:
-        assert [task.id for task in await queue.due(conn, limit=10)] == [first, second]
-    database.clock.shift(60)
+    assert await due(database) == [first, second]
+    database.clock.shift(66)
     async with database.write() as conn:
-        assert [task.id for task in await queue.overdue(conn, 60.0, limit=10)] == [first, second]
+        waiting = await queue.overdue(conn, 60.0, limit=10)
+        assert [task.id for task in waiting] == [first, second]
         assert await queue.refuse(conn, waiting[0], Reason.TIMED_OUT)
         assert not await queue.refuse(conn, waiting[0], Reason.TIMED_OUT)
         row = await row_of(conn, first)
@@ -162,12 +222,12 @@ async def test_a_task_of_a_dead_supervisor_is_drawn_by_another(database: Databas
         task_id = await make_image_task(conn, tenant_id)
     lost = await claim_next(database)
     async with database.write() as conn:
-        await queue.advance(conn, [ImageProgress(lost, 7)], LEASE)
+        await queue.advance(conn, [ImageProgress(lost, 7, 0.0)], LEASE)
         assert (await row_of(conn, task_id))["step"] == 7
     database.clock.shift(LEASE - 1)
     async with database.write() as conn:
         assert await queue.in_progress(conn, queue.orphaned(conn, 0.0), limit=10) == []
-        await queue.advance(conn, [ImageProgress(lost, 9)], LEASE)
+        await queue.advance(conn, [ImageProgress(lost, 9, 0.0)], LEASE)
     database.clock.shift(LEASE - 1)
     async with database.write() as conn:  # the lease was renewed
         assert await queue.fail(conn, lost, Reason.WORKER_LOST, right=queue.orphaned(conn, 0.0)) is None
@@ -175,10 +235,10 @@ async def test_a_task_of_a_dead_supervisor_is_drawn_by_another(database: Databas
     async with database.write() as conn:
         (orphan,) = await queue.in_progress(conn, queue.orphaned(conn, 0.0), limit=10)
         assert orphan == lost
-        right = queue.orphaned(conn, 0.0)
-        assert await queue.fail(conn, orphan, Reason.WORKER_LOST, right=right) is ImageStatus.QUEUED
+        await queue.give_back(conn, orphan, queue.orphaned(conn, 0.0))
         row = await row_of(conn, task_id)
-        assert (row["failures"], row["step"]) == ({"worker_lost": 1}, 0)
+        assert (row["status"], row["failures"]) == (ImageStatus.QUEUED, {"worker_lost": 1})
+        assert (row["step"], row["started_at"]) == (0, None)
         assert row["not_before"] > await now(conn)
     database.clock.shift(2)
     again = await claim_next(database, "b")
@@ -188,15 +248,76 @@ async def test_a_task_of_a_dead_supervisor_is_drawn_by_another(database: Databas
         before = await snapshot(conn)
         assert not await queue.succeed(conn, lost, [])
         assert await queue.fail(conn, lost, Reason.INTERNAL) is None
-        await queue.advance(conn, [ImageProgress(lost, 20)], LEASE)
+        await queue.advance(conn, [ImageProgress(lost, 20, 0.0)], LEASE)
         assert await snapshot(conn) == before
         assert await queue.succeed(conn, again, images)
-        await queue.advance(conn, [ImageProgress(again, 1)], LEASE)
+        await queue.advance(conn, [ImageProgress(again, 1, 0.0)], LEASE)
     async with database.read() as conn:
         found = await find(conn, tenant_id, task_id)
     assert found is not None
     assert (found.status, found.images, found.step) == (ImageStatus.SUCCEED, images, found.total_steps)
     assert images[0].key == f"images/{tenant_id}/{task_id}/2/0.webp"
+
+
+async def test_it_was_begun_when_a_worker_began_it_and_that_stays(database: Database) -> None:
+    """Another one may begin its second picture."""
+    async with database.write() as conn:
+        task_id = await make_image_task(conn, await make_tenant(conn))
+    claimed = await claim_next(database)
+    async with database.write() as conn:
+        await queue.advance(conn, [ImageProgress(claimed, 0, None)], LEASE)
+        assert (await row_of(conn, task_id))["started_at"] is None
+        await queue.advance(conn, [ImageProgress(claimed, 3, 2.0)], LEASE)
+        begun = (await row_of(conn, task_id))["started_at"]
+        assert abs(await now(conn) - 2.0 - begun) < 0.5
+        await queue.advance(conn, [ImageProgress(claimed, 4, 9.0), ImageProgress(claimed, 5, None)], LEASE)
+        assert (await row_of(conn, task_id))["started_at"] == begun
+
+
+async def test_what_no_worker_had_begun_is_given_back_as_often_as_it_takes(database: Database) -> None:
+    async with database.write() as conn:
+        task_id = await make_image_task(conn, await make_tenant(conn))
+    for fence in range(1, 12):
+        claimed = await claim_next(database)
+        async with database.write() as conn:
+            await queue.advance(conn, [ImageProgress(claimed, 0, None)], LEASE)
+            await queue.give_back(conn, claimed, queue.supervised_by_others("b"))
+            row = await row_of(conn, task_id)
+            assert (row["status"], row["reason"], row["fence"]) == (ImageStatus.QUEUED, Reason.RELEASED, fence)
+            assert (row["failures"], row["supervisor"]) == ({}, None)
+
+
+async def test_what_is_released_waits_as_before_and_only_its_holder_may(database: Database) -> None:
+    async with database.write() as conn:
+        task_id = await make_image_task(conn, await make_tenant(conn))
+    claimed = await claim_next(database)
+    async with database.write() as conn:
+        await queue.advance(conn, [ImageProgress(claimed, 3, 1.0)], LEASE)
+        assert await queue.held(conn, "a") == {claimed.attempt} == {(task_id, 1)}
+        assert await queue.held(conn, "b") == set()
+        assert not await queue.release(conn, claimed, right=queue.supervised_by_others("a"))
+        assert await queue.release(conn, claimed)
+        assert not await queue.release(conn, claimed)
+        assert await queue.held(conn, "a") == set()
+        row = await row_of(conn, task_id)
+        assert (row["status"], row["step"], row["started_at"], row["failures"]) == (ImageStatus.QUEUED, 0, None, {})
+    assert await due(database) == [task_id]
+
+
+async def test_a_task_that_is_drawn_past_its_deadline_is_anybodys_to_end(database: Database) -> None:
+    async with database.write() as conn:
+        await make_image_task(conn, await make_tenant(conn))
+    claimed = await claim_next(database)
+    async with database.write() as conn:
+        right = queue.older_than(conn, 60.0)
+        assert await queue.in_progress(conn, right, limit=10) == []
+        assert await queue.fail(conn, claimed, Reason.TIMED_OUT, right=right) is None
+    database.clock.shift(61)
+    async with database.write() as conn:
+        right = queue.older_than(conn, 60.0)
+        assert await queue.in_progress(conn, right, limit=10) == [claimed]
+        assert await queue.fail(conn, claimed, Reason.TIMED_OUT, right=right) is ImageStatus.FAILED
+        assert not await queue.succeed(conn, claimed, [])
 
 
 async def test_a_server_that_starts_alone_takes_back_what_its_predecessor_had(database: Database) -> None:
@@ -328,8 +449,13 @@ async def fill(conn: AsyncConnection) -> None:
 
 
 QUERIES: dict[str, tuple[Callable[[AsyncConnection], Any], str]] = {
-    "due": (lambda conn: queue.due(conn, limit=10), "ix_image_tasks_queue"),
+    "due": (lambda conn: queue.due(conn, 10, model_wait=WAIT), "ix_image_tasks_queue"),
     "overdue": (lambda conn: queue.overdue(conn, 0.0, limit=10), "ix_image_tasks_queue"),
+    "held": (lambda conn: queue.held(conn, "a"), "ix_image_tasks_"),
+    "overdue, drawn": (
+        lambda conn: queue.in_progress(conn, queue.older_than(conn, 0.0), limit=10),
+        "ix_image_tasks_",
+    ),
     "orphans": (
         lambda conn: queue.in_progress(conn, queue.orphaned(conn, -1000.0), limit=10),
         "ix_image_tasks_leases",

@@ -21,7 +21,7 @@ from maquette.testing.factories import SHA256, make_model, make_task, make_tenan
 
 WORKER = service.worker_text({"torch": "2.13", "diffusers": "0.42"})
 NEAR, FAR = Difference(0.25, 3), Difference(31.5, 212)
-HERE = service.judged_with(WORKER, "/bases/tiny")
+HERE = f"{WORKER} on tiny 0123456789"
 PASSED = Judgement(judged_with=HERE, from_sample=NEAR, from_base=FAR)
 REJECTED = Judgement(judged_with=HERE, message="it is 31.5 away", from_sample=FAR, from_base=NEAR)
 
@@ -114,7 +114,9 @@ async def test_the_gate_gets_all_it_needs_to_replay(database: Database) -> None:
         assert (found.object_key, found.sample_key, found.sha256) == tuple(
             stored[name] for name in ("object_key", "sample_key", "sha256")
         )
-        assert (found.base_location, found.judged_with, found.attempts) == ("/bases/tiny", HERE, 0)
+        assert (found.base_name, found.base_location) == ("tiny", "/bases/tiny")
+        assert found.judged_with == HERE == service.judged_with(WORKER, "tiny", SHA256)
+        assert (found.attempts, found.lost_workers) == (0, 0)
         assert (found.spec.sample.seed, found.spec.sample.width) == (1, 128)
 
 
@@ -130,13 +132,20 @@ async def test_a_rejected_model_is_judged_again_by_another_worker_or_with_anothe
         assert await service.to_judge(conn, "", 10) == [], "while the worker is not known, pending ones alone"
         assert [model.id for model in await service.to_judge(conn, "torch 2.14", 10)] == [model_id]
         await add_base(conn, "tiny", sha256="f" * 64)
+        assert await service.to_judge(conn, "torch 2.14", 10) == [], "there is nothing to judge it with"
+        await add_base(conn, "by another name", location="/elsewhere")
         (again,) = await service.to_judge(conn, WORKER, 10)
-        assert (again.base_location, again.judged_with) == (None, service.judged_with(WORKER, None))
-        await reject_model(conn, tenant_id, model_id, Judgement(judged_with=again.judged_with, message="no base"))
-        assert await service.to_judge(conn, WORKER, 10) == []
-        await add_base(conn, "the same under another name", location="/elsewhere")
-        (again,) = await service.to_judge(conn, WORKER, 10)
-        assert again.base_location == "/elsewhere"
+        assert (again.base_location, again.judged_with) == ("/elsewhere", f"{WORKER} on by another name 0123456789")
+
+
+async def test_a_pending_model_whose_base_is_gone_is_told_so(database: Database) -> None:
+    async with database.write() as conn:
+        tenant_id = await make_tenant(conn)
+        await trained(conn, tenant_id)
+        (found,) = await service.to_judge(conn, WORKER, 10)
+        assert (found.base_name, found.base_location, found.judged_with) == (None, None, f"{WORKER} on no base")
+        (found,) = await service.to_judge(conn, "", 10)
+        assert found.judged_with == "an unknown worker on no base"
 
 
 async def test_models_are_judged_in_turn_and_a_broken_judgement_waits(database: Database) -> None:
@@ -145,14 +154,18 @@ async def test_models_are_judged_in_turn_and_a_broken_judgement_waits(database: 
         first, second, third = [(await trained(conn, tenant_id))[1] for _ in range(3)]
         assert [model.id for model in await service.to_judge(conn, WORKER, 2)] == [first, second]
         (due, *_) = await service.to_judge(conn, WORKER, 10)
-        await service.postpone(conn, due, 30)
+        await service.postpone(conn, due, 30, "a worker was lost", lost_workers=2)
         assert [model.id for model in await service.to_judge(conn, WORKER, 10)] == [second, third]
     database.clock.shift(31)
     async with database.write() as conn:
         (due, *_) = await service.to_judge(conn, WORKER, 10)
-        assert (due.id, due.attempts) == (first, 1)
+        assert (due.id, due.attempts, due.lost_workers) == (first, 1, 2)
+        assert verdict(await row(conn, first)) == ("DEPLOYING", "pending", "a worker was lost", *[None] * 4)
         await reject_model(conn, tenant_id, first, REJECTED)
-        assert (await row(conn, first))["attempts"] == 0
+        judged = await row(conn, first)
+        assert (judged["attempts"], judged["lost_workers"]) == (0, 0)
+        await service.postpone(conn, due, 30, "the storage is away")
+        assert (await row(conn, first))["verdict_message"] == "it is 31.5 away", "it stays rejected, for that reason"
         await pass_model(conn, tenant_id, second, PASSED)
         assert [model.id for model in await service.to_judge(conn, "", 10)] == [third]
 

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
-from maquette.core.drawing import DrawRequest, PictureFormat, Refusal
+from maquette.core.drawing import BaseUse, DrawRequest, Refusal
 from maquette.core.ids import sha256_hex
+from maquette.core.picture_format import PictureFormat
 from maquette.serving.base import CompareJob, DrawJob, JobRefused, Pool, PoolSettings, StoredLora, WorkerLost
 from maquette.serving.local import LocalPool
 from maquette.storage.base import ObjectMissing, Storage
@@ -29,6 +30,7 @@ from maquette.testing.stand_in_worker import Mishap
 PATIENCE = 60.0
 """Seconds after which a test gives up on a pool."""
 STEPS = 6
+TINY = BaseUse("/bases/tiny", 64 * "a")
 REAL_PATIENCE = 600.0
 """Seconds the real worker may take on a busy machine, importing torch included."""
 STAND_IN = ("-m", "maquette.testing.stand_in_worker")
@@ -87,8 +89,8 @@ class LocalBench(Bench):
         super().__init__(storage)
 
     def _pool(self) -> LocalPool:
-        settings = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE)
-        return LocalPool(self._root, self.storage, devices=("cpu",), settings=settings, program=STAND_IN)
+        settings = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE, program=STAND_IN)
+        return LocalPool(self._root, self.storage, devices=("cpu",), settings=settings)
 
     def losing(self) -> str:
         return Mishap.DIE.value
@@ -127,7 +129,7 @@ class Ear:
 
 def drawing(prompt: str = "a fox", *, seed: int = 1, loras: tuple[StoredLora, ...] = ()) -> DrawJob:
     request = DrawRequest(prompt=prompt, width=64, height=32, steps=STEPS, guidance_scale=7.0, seed=seed)
-    return DrawJob(base="/bases/tiny", request=request, loras=loras)
+    return DrawJob(base=TINY, request=request, loras=loras)
 
 
 async def begun(pool: Pool, job: DrawJob) -> tuple[asyncio.Task[bytes], Ear]:
@@ -181,7 +183,7 @@ async def test_what_the_listener_raises_ends_the_job_alone(bench: Bench) -> None
 
 async def test_comparison_tells_both_distances_and_the_versions(bench: Bench) -> None:
     await bench.storage.put("samples/one", b"a picture")
-    job = CompareJob(base="/bases/tiny", request=drawing().request, lora=await bench.lora(), sample_key="samples/one")
+    job = CompareJob(base=TINY, request=drawing().request, lora=await bench.lora(), sample_key="samples/one")
     comparison = await bench.pool.compare(job)
     assert comparison.from_sample.mean == 0.0
     assert comparison.from_base.largest > 0
@@ -292,7 +294,7 @@ async def test_real_worker_draws_refuses_and_is_replaced_when_killed(tmp_path: P
     storage = open_storage("memory://")
     settings = PoolSettings(threads=1, start_timeout=REAL_PATIENCE, silence_timeout=REAL_PATIENCE)
     pool = LocalPool(tmp_path / "pool", storage, devices=("cpu",), settings=settings)
-    job = replace(drawing(), base=str(BUNDLED_PATH))
+    job = replace(drawing(), base=BaseUse(str(BUNDLED_PATH), 64 * "b"))
     await storage.put("models/broken", b"no safetensors")
     broken = StoredLora(key="models/broken", sha256=sha256_hex(b"no safetensors"))
 
@@ -310,7 +312,7 @@ async def test_real_worker_draws_refuses_and_is_replaced_when_killed(tmp_path: P
             with Image.open(io.BytesIO(picture)) as image:
                 assert image.size == (64, 32)
             for changed, reason in (
-                (replace(job, base=str(tmp_path)), Refusal.BROKEN_BASE),
+                (replace(job, base=BaseUse(str(tmp_path), 64 * "c")), Refusal.BROKEN_BASE),
                 (replace(job, loras=(broken,)), Refusal.BROKEN_LORA),
             ):
                 with pytest.raises(JobRefused) as caught:

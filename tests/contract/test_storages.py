@@ -6,39 +6,31 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from maquette.core.registry import UnknownName
 from maquette.storage.base import ObjectInfo, ObjectMissing, Storage, StorageFailed
+from maquette.storage.bucket import open_bucket
 from maquette.storage.object_store import InvalidKey
 from maquette.storage.registry import open_storage
+from maquette.testing.s3 import S3Server, s3_server
 
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture
-def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The variables an operator would set; answers the endpoint."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-    }.items():
+def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that the environment names; its one bucket is `pictures`."""
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    return s3_endpoint
+    server.empty("pictures")
+    return server
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -49,9 +41,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         case "memory":
             return open_storage("memory://")
         case _:
-            endpoint: str = request.getfixturevalue("s3_environment")
-            httpx.post(f"{endpoint}/moto-api/reset").raise_for_status()
-            httpx.put(f"{endpoint}/pictures").raise_for_status()
+            request.getfixturevalue("s3")
             return open_storage("s3://pictures/some/prefix")
 
 
@@ -275,12 +265,28 @@ async def test_long_local_objects_are_read_in_chunks(tmp_path: Path) -> None:
     assert max([len(chunk) async for chunk in storage.stream("long")]) <= 2 * MEGABYTE
 
 
-async def test_s3_that_is_away_fails_as_an_os_error(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_s3_that_is_away_fails_as_an_os_error(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageFailed, match="not found"):
         await open_storage("s3://no-such-bucket").put("a", b"x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageFailed):
         await open_storage("s3://pictures").get("a")
+
+
+async def test_what_is_put_into_a_callers_bucket_is_what_its_owner_gets(s3: S3Server) -> None:
+    bucket = open_bucket("pictures", "us-east-1")
+    await bucket.put("a/b.png", b"first", "image/png")
+    await bucket.put("a/b.png", b"x" * 6 * MEGABYTE, "image/webp")
+    found = s3.get("pictures", "a/b.png")
+    assert (found.status_code, found.headers["content-type"], len(found.content)) == (200, "image/webp", 6 * MEGABYTE)
+
+
+async def test_a_callers_bucket_that_is_away_fails(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageFailed):
+        await open_bucket("no-such-bucket", "us-east-1").put("a", b"x", "image/png")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageFailed):
+        await open_bucket("pictures", "us-east-1").put("a", b"x", "image/png")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/dir", "memoryy://", "file://elsewhere/dir", ""])

@@ -9,6 +9,7 @@ import pytest
 
 from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
+from maquette.client.records import DrawingStatus, TaskDetail
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 
 CHECKPOINT_EVERY = 5
@@ -49,10 +50,10 @@ def items(client: Client, pictures: list[Path]) -> list[DatasetItem]:
 
 
 @pytest.fixture(scope="session")
-def start(client: Client, items: list[DatasetItem]) -> Callable[[str], str]:
-    """Starts the same small training each time, under another name; answers its id."""
+def start(client: Client, items: list[DatasetItem]) -> Callable[..., str]:
+    """Starts the same small training each time, under another name or on other pictures; answers its id."""
 
-    def start_training(name: str) -> str:
+    def start_training(name: str, items: list[DatasetItem] = items) -> str:
         return client.create_training(
             TaskType.SUBJECT,
             name=name,
@@ -64,6 +65,29 @@ def start(client: Client, items: list[DatasetItem]) -> Callable[[str], str]:
         )
 
     return start_training
+
+
+@pytest.fixture(scope="session")
+def served(client: Client, start: Callable[..., str]) -> TaskDetail:
+    """A training whose LoRA is served."""
+    *_, task = client.follow_model(start("served"))
+    assert task.served, task
+    return task
+
+
+@pytest.fixture(scope="session")
+def drawn(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """Waits for an image task; answers its one picture's file."""
+    folder = tmp_path_factory.mktemp("drawn")
+
+    def wait(task_id: str) -> bytes:
+        *_, found = client.follow_image(task_id)
+        assert found.task.status is DrawingStatus.SUCCEED, found.task
+        (picture,) = found.images
+        client.save_picture(picture, folder / task_id)
+        return (folder / task_id).read_bytes()
+
+    return wait
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import IO
 
 import httpx
 import pytest
+from PIL import Image
 
 from maquette.cli.server_process import MAQUETTE, ServerProcess
 from maquette.client import patience
@@ -51,7 +52,7 @@ def folder(pictures: list[Path], tmp_path: Path) -> Path:
     return folder
 
 
-def test_train_outlives_a_restart_of_the_server_and_saves_the_lora(
+def test_train_outlives_a_restart_of_the_server_and_saves_a_lora_that_draws(
     server: ServerProcess, user_environment: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "loras"
@@ -80,6 +81,12 @@ def test_train_outlives_a_restart_of_the_server_and_saves_the_lora(
     shown = maquette(user_environment, "show", listed[0]["task_id"])
     assert shown.returncode == 0
     assert "SUCCESS" in shown.stdout
+
+    drawing = ("--base", "maquette-tiny", "--width", "128", "--height", "128", "--steps", "2", "--lora", saved.stem)
+    drawn = maquette(user_environment, "generate", "ohwx creature", *drawing, "--output", str(tmp_path))
+    assert drawn.returncode == 0, drawn.stderr
+    with Image.open(drawn.stdout.strip()) as picture:
+        assert picture.size == (128, 128)
 
 
 def test_a_task_can_be_started_watched_and_cancelled(user_environment: dict[str, str], folder: Path) -> None:

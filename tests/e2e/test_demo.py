@@ -31,7 +31,9 @@ def test_it_prints_the_list_call_and_its_answer(demo: tuple[Path, str]) -> None:
     listed = json.loads(answer)
     (task,) = listed["tasks"]
     assert task["task_status"] == "SUCCESS"
-    assert (demo[0] / task["models"][0]["model_name"]).is_file()
+    (model,) = task["models"]
+    assert model["model_status"] == "SERVING"
+    assert (demo[0] / model["model_name"]).is_file()
 
 
 def test_it_draws_a_sheet(demo: tuple[Path, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from maquette.cli.server_process import ServerProcess
-from maquette.client.client import Client
+from maquette.client.records import TaskDetail
 
 pytestmark = pytest.mark.torch
 
@@ -26,15 +26,9 @@ def http(server: ServerProcess, api_key: str) -> Generator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def model(client: Client, start: Callable[[str], str], http: httpx.Client) -> str:
+def model(served: TaskDetail) -> str:
     """The published name of a model that is served."""
-    task_id = start("served")
-    for _ in client.follow(task_id):
-        pass
-    return wait(
-        lambda: http.get("/v3/training/subject", params={"task_id": task_id}).json(),
-        lambda found: found["models"][0]["model_status"] == "SERVING",
-    )["models"][0]["model_name"]
+    return served.models[0].model_name
 
 
 def wait(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
@@ -81,10 +75,8 @@ def test_a_trained_model_is_served_and_draws_by_its_name_with_and_without_extens
     assert distance(plain, draw(http)) == 0
 
 
-def test_the_gate_tells_its_distances(http: httpx.Client, model: str) -> None:
-    listed = http.get("/v3/training").json()["tasks"]
-    task_id = next(task["task_id"] for task in listed if model in [one["model_name"] for one in task["models"]])
-    detail = http.get(f"/v3/training/{task_id}").json()["model"]
+def test_the_gate_tells_its_distances(http: httpx.Client, served: TaskDetail) -> None:
+    detail = http.get(f"/v3/training/{served.task_id}").json()["model"]
     assert detail["verdict"] == "passed"
     assert detail["from_sample"]["mean"] < 1
     assert detail["from_base"]["mean"] > 1
@@ -93,16 +85,3 @@ def test_the_gate_tells_its_distances(http: httpx.Client, model: str) -> None:
 def test_the_model_is_among_the_private_ones(http: httpx.Client, model: str) -> None:
     found = http.get("/v3/model", params={"filter.visibility": "private", "filter.types": "lora"}).json()["models"]
     assert (model, 1) in [(one["sd_name"], one["status"]) for one in found]
-
-
-def test_pictures_are_drawn_though_the_server_is_killed(server: ServerProcess, http: httpx.Client) -> None:
-    request = {"model_name": "maquette-tiny", "prompt": "a red circle", "width": 128, "height": 128, "steps": 4}
-    created = [http.post("/v3/async/txt2img", json={"request": request}).json() for _ in range(20)]
-    server.kill()
-    server.start()
-    for task in created:
-        found = wait(
-            lambda task=task: http.get("/v3/async/task-result", params=task).json(),
-            lambda found: found["task"]["status"] == "TASK_STATUS_SUCCEED",
-        )
-        assert len(found["images"]) == 1

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
-from sqlalchemy import select
+from sqlalchemy import select, true
 
 from maquette.core.drawing import Difference, Refusal
 from maquette.core.ids import new_task_id, sha256_hex
@@ -15,10 +17,16 @@ from maquette.core.specs import BaseRef
 from maquette.db.move import create_image_task
 from maquette.db.tables import image_tasks
 from maquette.server.images import queue
-from maquette.serving.base import Comparison, DrawJob
+from maquette.server.images import service as images
+from maquette.server.images.queue import ClaimedImageTask, ImageProgress
+from maquette.server.images.service import Addresses
+from maquette.server.loops import image_sweep, reap
+from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
+from maquette.server.signing import Signer
+from maquette.serving.base import CompareJob, Comparison, DrawJob, Heard, WorkerLost
 from maquette.testing.factories import image_spec, training_spec
-from maquette.testing.loops import PATIENCE, SETTINGS, Service
-from maquette.testing.scripted_pool import Turn
+from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
+from maquette.testing.scripted_pool import ScriptedPool, Turn
 
 FAR = Difference(80.0, 255)
 NEAR = Difference(0.0, 0)
@@ -29,7 +37,7 @@ def spec_of(prompt: str, **changes: Any) -> ImageSpec:
     return replace(image_spec(), **({"base": training_spec().base, "prompt": prompt} | changes))
 
 
-async def ask(service: Service, spec: ImageSpec) -> str:
+async def ask(service: Service, spec: ImageSpec, original_key: str | None = None) -> str:
     """Queue an image task; answer its id."""
     task_id = new_task_id()
     async with service.database.write() as conn:
@@ -39,7 +47,7 @@ async def ask(service: Service, spec: ImageSpec) -> str:
             image_task_id=task_id,
             kind=ImageKind.TEXT,
             spec=spec,
-            original_key=None,
+            original_key=original_key,
             webhook_url=None,
             public_url="http://maquette.test",
         )
@@ -125,20 +133,143 @@ async def test_a_base_that_was_replaced_is_refused(service: Service) -> None:
     assert found.message.endswith(base.name)
 
 
-async def test_a_new_server_draws_what_the_last_one_left(service: Service) -> None:
-    service.pool.script("slow", Turn(step_seconds=5.0))
-    first = await service.start()
-    ids = [await ask(service, spec_of("slow")), *[await ask(service, spec_of(f"picture {n}")) for n in range(20)]]
-    await until(service, ids[0], lambda found: found.status == ImageStatus.PROCESSING)
-    await first.stop()
-    service.running.remove(first)
-    # What a killed server leaves says PROCESSING, under its name.
-    service.pool.lose_workers()
+async def claim(service: Service, count: int) -> list[ClaimedImageTask]:
+    """Claim waiting tasks, as a server did that is dead by now."""
+    async with service.database.write() as conn:
+        due = await queue.due(conn, count, model_wait=0.0)
+        claimed = [await queue.claim(conn, task, supervisor="killed", lease=30.0) for task in due]
+    return [task for task in claimed if task]
+
+
+async def test_a_new_server_draws_what_a_killed_one_left(service: Service) -> None:
+    """What no worker had begun has lost no attempt."""
+    ids = [await ask(service, spec_of(f"picture {n}")) for n in range(20)]
+    left = await claim(service, 15)
+    async with service.database.write() as conn:
+        await queue.advance(conn, [ImageProgress(task, 3, 0.1) for task in left[:5]], 30.0)
     await service.start()
     if service.database.file is None:
         service.database.clock.shift(120)
+    found = [await ended(service, task_id) for task_id in ids]
+    assert {task.status for task in found} == {ImageStatus.SUCCEED}
+    assert [task.failures for task in found] == [{"worker_lost": 1}] * 5 + [{}] * 15
+
+
+async def test_a_server_that_is_stopped_costs_no_attempt(service: Service) -> None:
+    service.pool.script("slow", *[Turn(step_seconds=60.0)] * 6)
+    ids = [await ask(service, spec_of("slow")) for _ in range(3)]
+    for fence in range(1, 7):
+        await service.start()
+        await until(service, ids[0], lambda found: found.started_at is not None)
+        await service.stop()
+        for task_id in ids:
+            found = await row(service, task_id)
+            assert (found.status, found.reason, found.failures) == (ImageStatus.QUEUED, Reason.RELEASED, {})
+            assert (found.fence, found.started_at, found.not_before < 1) == (fence, None, False)
+        service.pool.lose_workers()
+    await service.start()
     for task_id in ids:
-        assert (await ended(service, task_id)).status == ImageStatus.SUCCEED
+        found = await ended(service, task_id)
+        assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 7, {})
+
+
+async def shown(service: Service, task_id: str) -> tuple[str, bool]:
+    """The status that its owner reads, and whether the answer says when it was begun and ended."""
+    addresses = Addresses(Signer("secret" * 8), "http://maquette.test", 3600)
+    async with service.database.read() as conn:
+        found = await images.result(conn, service.tenant_id, task_id, addresses, kept=3600.0)
+    return found.task.status, found.extra.debug_info is not UNSET
+
+
+async def test_what_the_pool_holds_in_its_own_queue_is_shown_as_waiting(service: Service) -> None:
+    service.pool.script("slow", Turn(step_seconds=60.0))
+    await service.start()
+    first = await ask(service, spec_of("slow"))
+    await until(service, first, lambda found: found.started_at is not None)
+    second = await ask(service, spec_of("a cat"))
+    await until(service, second, lambda found: found.status == ImageStatus.PROCESSING)
+    await asyncio.sleep(0.1)
+    assert await shown(service, first) == (ImageStatus.PROCESSING, False)
+    assert await shown(service, second) == (ImageStatus.QUEUED, False)
+    assert (await row(service, second)).started_at is None
+    service.pool.lose_workers()
+    found = await ended(service, second)
+    assert await shown(service, second) == (ImageStatus.SUCCEED, True)
+    assert found.created_at < found.started_at < found.finished_at
+
+
+async def test_what_is_drawn_between_two_turns_says_when_it_was_begun(service: Service) -> None:
+    task_id = await ask(service, spec_of("a cat"))
+    await service.start(settings=replace(SETTINGS, loop_interval=30.0))
+    found = await ended(service, task_id)
+    assert found.created_at < found.started_at < found.finished_at
+
+
+class Hesitant(ScriptedPool):
+    """Gives jobs up before any worker has begun them."""
+
+    given_up = 0
+
+    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+        if self.given_up < 7:
+            self.given_up += 1
+            raise WorkerLost("nobody began it")
+        return await super().draw(job, heard)
+
+
+async def test_what_the_pool_gives_up_unbegun_costs_no_attempt(service: Service) -> None:
+    service.pool = Hesitant(service.storage)
+    await service.start()
+    found = await ended(service, await ask(service, spec_of("a cat")))
+    assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 8, {})
+
+
+async def test_a_task_that_another_server_gave_back_is_drawn_by_this_one_again(service: Service) -> None:
+    """Its old attempt is let go of, and hinders the new one in nothing."""
+    service.pool.script("slow", Turn(step_seconds=60.0))
+    await service.start()
+    task_id = await ask(service, spec_of("slow"))
+    found = await until(service, task_id, lambda found: found.started_at is not None)
+    lost = ClaimedImageTask(id=task_id, tenant_id=service.tenant_id, fence=1, failures={})
+    async with service.database.write() as conn:
+        await queue.give_back(conn, lost, true())
+    service.pool.lose_workers()
+    found = await ended(service, task_id)
+    assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 2, {"worker_lost": 1})
+
+
+async def test_an_old_attempt_that_hangs_hinders_the_next_in_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, hangs, opened = service.storage.put, asyncio.Event(), asyncio.Event()
+
+    async def hanging_put(key: str, data: bytes) -> None:
+        if key.endswith("/1/0.png"):
+            hangs.set()
+            await opened.wait()
+        await put(key, data)
+
+    monkeypatch.setattr(service.storage, "put", hanging_put)
+    await service.start()
+    task_id = await ask(service, spec_of("a cat"))
+    async with asyncio.timeout(PATIENCE):
+        await hangs.wait()
+    lost = ClaimedImageTask(id=task_id, tenant_id=service.tenant_id, fence=1, failures={})
+    async with service.database.write() as conn:
+        assert await queue.release(conn, lost)
+    found = await ended(service, task_id)
+    opened.set()
+    await service.stop()
+    assert await row(service, task_id) == found
+    assert (found.status, found.fence) == (ImageStatus.SUCCEED, 2)
+
+
+async def test_a_picture_to_start_from_that_is_gone_is_told_as_that(service: Service) -> None:
+    await service.start()
+    gone = queue.original_key(service.tenant_id, "x", "png")
+    found = await ended(service, await ask(service, spec_of("a cat", original_strength=0.5), gone))
+    assert (found.status, found.reason) == (ImageStatus.FAILED, Reason.ORIGINAL_MISSING)
+    assert found.message == "The picture to start from is gone."
 
 
 async def test_a_task_that_waits_too_long_fails(service: Service) -> None:
@@ -147,6 +278,24 @@ async def test_a_task_that_waits_too_long_fails(service: Service) -> None:
     await service.start()
     found = await ended(service, task_id)
     assert (found.status, found.reason) == (ImageStatus.FAILED, Reason.TIMED_OUT)
+
+
+async def test_a_task_that_is_drawn_for_too_long_fails_and_the_pool_lets_it_go(service: Service) -> None:
+    service.pool.script("slow", Turn(step_seconds=60.0))
+    await service.start()
+    ids = [await ask(service, spec_of("slow")) for _ in range(2)]
+    await until(service, ids[0], lambda found: found.started_at is not None)
+    await until(service, ids[1], lambda found: found.status == ImageStatus.PROCESSING)
+    service.database.clock.shift(SETTINGS.image_deadline + 1)
+    for task_id in ids:
+        found = await ended(service, task_id)
+        assert (found.status, found.reason) == (ImageStatus.FAILED, Reason.TIMED_OUT)
+        assert "86400 s" in found.message
+    async with asyncio.timeout(PATIENCE):
+        while service.pool.state().waiting:
+            await asyncio.sleep(0.01)
+    service.pool.lose_workers()
+    assert (await ended(service, await ask(service, spec_of("a cat")))).status == ImageStatus.SUCCEED
 
 
 async def test_a_model_whose_sample_is_drawn_again_is_served(service: Service) -> None:
@@ -188,6 +337,57 @@ async def test_a_lost_worker_rejects_no_model(service: Service) -> None:
     assert (model.status, model.attempts) == ("SERVING", 0)
 
 
+async def test_a_model_that_costs_worker_after_worker_is_rejected_and_says_meanwhile_why_it_waits(
+    service: Service,
+) -> None:
+    service.pool.script(training_spec().sample.prompt, *[Turn(loses_worker=True, words="it burns")] * 9)
+    await service.start()
+    model = await trained(service)
+    async with asyncio.timeout(PATIENCE):
+        while not (waiting := await service.model(model.task_id)).attempts:
+            await asyncio.sleep(0.01)
+    assert (waiting.status, waiting.verdict) == ("DEPLOYING", Verdict.PENDING)
+    assert waiting.verdict_message == "the worker that drew with it was lost: it burns"
+    model = await judged(service, model, Verdict.REJECTED)
+    assert model.verdict_message.startswith("5 workers in a row were lost while they drew with it, the latest")
+    assert len([job for job in service.pool.given if isinstance(job, CompareJob)]) == 5
+
+
+async def test_workers_lost_now_and_then_reject_no_model(service: Service) -> None:
+    lost, refused = Turn(loses_worker=True), Turn(refusal=Refusal.OUT_OF_MEMORY)
+    service.pool.script(training_spec().sample.prompt, *[lost] * 4, refused, *[lost] * 4)
+    await service.start()
+    model = await judged(service, await trained(service), Verdict.PASSED)
+    assert (model.status, model.verdict_message) == ("SERVING", "")
+
+
+async def test_a_comparison_that_never_ends_is_begun_anew(service: Service) -> None:
+    service.pool.script(training_spec().sample.prompt, Turn(step_seconds=60.0))
+    await service.start(settings=replace(SETTINGS, comparison_timeout=0.2))
+    model = await trained(service)
+    async with asyncio.timeout(PATIENCE):
+        while not (waiting := await service.model(model.task_id)).attempts:
+            await asyncio.sleep(0.01)
+    assert (waiting.verdict_message, waiting.lost_workers) == ("it was not compared within 0.2 s", 0)
+    service.pool.lose_workers()
+    assert (await judged(service, model, Verdict.PASSED)).status == "SERVING"
+
+
+async def test_what_can_be_drawn_does_not_wait_behind_what_waits_for_its_model(service: Service) -> None:
+    """Though the turns are so far apart that what waits could be looked at again in each."""
+    service.pool.script(training_spec().sample.prompt, *[Turn(loses_worker=True)] * 200)
+    await service.start()
+    model = await trained(service)
+    await service.stop()
+    waiting = [await ask(service, spec_of("a cat", loras=(use(model),))) for _ in range(60)]
+    ready = await ask(service, spec_of("a dog"))
+    await service.start(settings=replace(SETTINGS, loop_interval=1.5))
+    async with asyncio.timeout(5):
+        while (await row(service, ready)).finished_at is None:
+            await asyncio.sleep(0.01)
+    assert {(await row(service, task_id)).status for task_id in waiting} == {ImageStatus.QUEUED}
+
+
 async def test_a_task_waits_for_its_model_and_not_for_ever(service: Service) -> None:
     turns = [Turn(loses_worker=True)] * 200
     service.pool.script(training_spec().sample.prompt, *turns)
@@ -199,6 +399,7 @@ async def test_a_task_waits_for_its_model_and_not_for_ever(service: Service) -> 
     service.database.clock.shift(SETTINGS.model_wait + 1)
     found = await ended(service, task_id)
     assert (found.status, found.reason) == (ImageStatus.FAILED, Reason.MODEL_NOT_READY)
+    assert found.message.endswith("is still being deployed: the worker that drew with it was lost: as scripted.")
 
 
 async def test_pictures_go_when_their_time_is_over(service: Service) -> None:
@@ -213,3 +414,41 @@ async def test_pictures_go_when_their_time_is_over(service: Service) -> None:
         while await service.count(image_tasks):
             await asyncio.sleep(0.01)
     assert [info async for info in service.storage.list(queue.IMAGES)] == []
+
+
+async def test_what_was_stored_for_a_task_that_was_never_created_goes(service: Service) -> None:
+    drawn, unborn = await ask(service, spec_of("a cat")), new_task_id()
+    kept = {
+        queue.original_key(service.tenant_id, drawn, "png"),
+        f"images/{service.tenant_id}/{drawn}/1/0.png",
+        queue.original_key("of-another-installation", unborn, "png"),
+        "images/README",
+    }
+    stray = queue.original_key(service.tenant_id, unborn, "png")
+    late = queue.original_key(service.tenant_id, new_task_id(), "png")
+    sweep = StraySweep(service.database, service.storage)
+
+    async def left() -> set[str]:
+        await sweep.run()
+        return {info.key async for info in service.storage.list(queue.IMAGES)}
+
+    for key in (*kept, stray):
+        await service.storage.put(key, PICTURE)
+    assert await left() == {*kept, stray}, "its request may still be under way"
+    service.database.clock.shift(STRAY_SECONDS - 60)
+    await service.storage.put(late, PICTURE)
+    assert await left() == {*kept, stray, late}
+    service.database.clock.shift(120)
+    assert await left() == {*kept, late}
+    service.database.clock.shift(STRAY_SECONDS)
+    assert await left() == kept
+
+
+async def test_the_server_sweeps_what_was_stored_for_no_task(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reap, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(image_sweep, "STRAY_SECONDS", 0.1)
+    await service.storage.put(queue.original_key(service.tenant_id, new_task_id(), "png"), PICTURE)
+    await service.start(settings=replace(SETTINGS, reap_interval=0.02))
+    async with asyncio.timeout(PATIENCE):
+        while [info async for info in service.storage.list(queue.IMAGES)]:
+            await asyncio.sleep(0.01)

@@ -1,7 +1,6 @@
 """A real worker process with the bundled base: what it draws, what it refuses, and how it ends."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.drawing import (
     LENGTH_BYTES,
     PROTOCOL,
+    BaseUse,
     Compare,
     Compared,
     Difference,
@@ -54,7 +55,7 @@ pytestmark = pytest.mark.torch
 PATIENCE = 300
 STEPS = 2
 REQUEST = DrawRequest(prompt="a red creature", width=128, height=128, steps=STEPS, guidance_scale=3.0, seed=7)
-BASE = str(BUNDLED_PATH)
+BASE = BaseUse(str(BUNDLED_PATH), "as registered")
 ANOTHER_SIZE = replace(REQUEST, width=64, height=64)
 BROKEN = {
     "missing": Refusal.BROKEN_LORA,
@@ -93,7 +94,7 @@ class Server:
         self,
         request: DrawRequest = REQUEST,
         *loras: LoraUse,
-        base: str = BASE,
+        base: BaseUse = BASE,
         form: PictureFormat = PictureFormat.PNG,
     ) -> Drawn | Refused:
         _, answer = self.ask(Draw(number=self.next(), base=base, request=replace(request, loras=loras), format=form))
@@ -276,7 +277,7 @@ class TestDrawing:
     def test_another_base_takes_the_place_of_the_first(
         self, server: Server, plain: bytes, lora: LoraUse, tmp_path: Path
     ) -> None:
-        tiny = str(build_tiny_base(tmp_path / "tiny"))
+        tiny = BaseUse(str(build_tiny_base(tmp_path / "tiny")), "as registered")
         small = server.draw(ANOTHER_SIZE, base=tiny)
         assert isinstance(small, Drawn)
         assert (small.loaded.base, small.loaded.loras) == (tiny, ())
@@ -285,6 +286,19 @@ class TestDrawing:
         assert isinstance(refused, Refused)
         assert refused.reason is Refusal.UNMATCHED_LORA
         assert server.picture() == plain
+
+    def test_a_base_put_in_the_place_of_another_is_loaded_anew(self, server: Server, tmp_path: Path) -> None:
+        tiny = build_tiny_base(tmp_path / "tiny")
+        first = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        tiny.rename(tmp_path / "earlier")
+        build_tiny_base(tiny, seed=1)
+        assert isinstance(first, Drawn)
+        again = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        assert isinstance(again, Drawn)
+        assert again.picture == first.picture, "it stays loaded"
+        second = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "second"))
+        assert isinstance(second, Drawn)
+        assert second.picture != first.picture
 
 
 class TestComparing:
@@ -342,7 +356,7 @@ class TestRefusing:
     def test_a_broken_base_is_refused(self, server: Server, plain: bytes, tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
         for folder in (tmp_path / "nowhere", tmp_path):
-            answer = server.draw(base=str(folder))
+            answer = server.draw(base=BaseUse(str(folder), "as registered"))
             assert isinstance(answer, Refused)
             assert (answer.reason, answer.clean) == (Refusal.BROKEN_BASE, True)
         assert server.picture() == plain
@@ -387,9 +401,38 @@ class TestEnding:
         assert "Traceback" in another.errors.read_text()
 
 
-@pytest.mark.parametrize("options", [("--fd", "99"), ("--fd", "0", "--bases", "0"), ()])
-def test_a_wrong_call_is_answered_at_once(options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--fd", "99"), "--fd 99: "),
+        (("--fd", "0", "--bases", "0"), "argument --bases: '0' is not 1 or more"),
+        (("--fd", "0", "--lora-bytes", "-5"), "argument --lora-bytes: '-5' is not 1 or more"),
+        ((), "--fd"),
+    ],
+)
+def test_a_wrong_call_is_answered_at_once(options: tuple[str, ...], words: str) -> None:
     command: Any = (sys.executable, "-m", "maquette.inference", "serve", *options)
-    done = subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, env=os.environ)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
-    assert b"--fd" in done.stderr or b"--bases" in done.stderr
+    assert words in done.stderr
+
+
+def test_a_device_that_is_none_is_told_by_both_commands(tmp_path: Path) -> None:
+    with started(tmp_path, "--device", "warp") as server:
+        assert server.process.wait(PATIENCE) == 2
+        assert server.errors.read_text().startswith("--device warp: ")
+    requests = tmp_path / "requests.json"
+    requests.write_bytes(msgspec.json.encode([REQUEST]))
+    command = (sys.executable, "-m", "maquette.inference", "draw", "--base", BASE.path, "--device", "warp")
+    drawn = subprocess.run([*command, str(requests), str(tmp_path)], check=False, capture_output=True, text=True)
+    assert drawn.returncode == 2
+    assert drawn.stderr.startswith("--device warp: ")
+
+
+def test_what_a_request_may_not_ask_is_told_and_the_pictures_before_are_drawn(tmp_path: Path) -> None:
+    requests = tmp_path / "requests.json"
+    requests.write_bytes(msgspec.json.encode([replace(REQUEST, steps=1), replace(REQUEST, clip_skip=9)]))
+    command = (sys.executable, "-m", "maquette.inference", "draw", "--base", BASE.path, str(requests), str(tmp_path))
+    drawn = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (drawn.returncode, (tmp_path / "000.png").exists(), (tmp_path / "001.png").exists()) == (1, True, False)
+    assert drawn.stderr.startswith("clip_skip 9: ")

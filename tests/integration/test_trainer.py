@@ -406,7 +406,8 @@ class TestDrawing:
         assert "Traceback" not in ended.stderr
 
     def test_a_missing_base_is_told(self, tmp_path: Path) -> None:
-        ended = self.draw(tmp_path / "nowhere", tmp_path, [])
+        request = DrawRequest(prompt="a", width=64, height=64, steps=1, guidance_scale=1.0, seed=1)
+        ended = self.draw(tmp_path / "nowhere", tmp_path, [request])
         assert ended.returncode == 1
         assert "model_index.json does not exist" in ended.stderr
 
@@ -414,3 +415,6 @@ class TestDrawing:
         ended = self.draw(base, tmp_path, [{"prompt": "a"}])
         assert ended.returncode == 2
         assert "missing required field `width`" in ended.stderr
+        nothing = self.draw(base, tmp_path, [])
+        assert nothing.returncode == 2
+        assert "requests.json: an empty list" in nothing.stderr

@@ -256,6 +256,7 @@ class Rig:
             device="cpu",
             checkpoint_every=2,
             output_prefix=f"tasks/{task_id}/1",
+            name="a cat",
         )
         self.handle = f"{task_id}/1"
 
@@ -292,6 +293,7 @@ async def test_run_directory_is_ready_when_the_trainer_starts(rig: Rig) -> None:
     spec = run.read(run.spec, RunSpec)
     assert spec is not None
     assert (spec.task_id, spec.fence, spec.training) == (rig.plan.task_id, 1, rig.plan.training)
+    assert spec.name == "a cat"
     assert [picture.name for picture in spec.training.pictures] == ["00-asset.png", "01-asset.png", "02-asset.png"]
     assert {(run.images / picture.name).read_bytes() for picture in spec.training.pictures} == {rig.picture}
     assert run.heartbeat.exists()

@@ -1,23 +1,20 @@
-"""Looking at a textual inversion (Gal et al. 2022) before it is registered.
-
-Its file holds one or more vectors of a text encoder, and writers call them differently: `emb_params`;
-`string_to_param.*`, as flattened from the older pickled form; the word itself, alone in its file. Families with two
-text encoders have vectors of both, `clip_l` and `clip_g`.
-"""
+"""Looking at a textual inversion before it is registered: its file holds one or more vectors of a text encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
+from maquette.bases.catalogue import BaseKind
+from maquette.bases.look import SAFETENSORS, expect
+from maquette.bases.numbers import FORMATS, is_finite
 from maquette.core.basefolder import BrokenBase
+from maquette.core.embeddings import OF_TWO_ENCODERS, vector_names
 from maquette.core.files import file_sha256
-from maquette.core.weights import BrokenWeights, TensorInfo, read_header
+from maquette.core.weights import TensorInfo, read_header
 
-VECTORS = "emb_params"
-FLATTENED = "string_to_param"
-OF_TWO_ENCODERS = frozenset({"clip_l", "clip_g"})
-SUFFIX = ".safetensors"
+MOST_VECTORS = 75
+"""As many tokens as published text encoders read at once; an embedding is never cut."""
 
 
 class EmbeddingFile(Struct, frozen=True):
@@ -42,34 +39,46 @@ def inspect_embedding(path: Path) -> EmbeddingFile:
     Raises:
         BrokenBase: it does not; the message names the file and the fix.
     """
+    expect(path, BaseKind.EMBEDDING)
     file = _only_file(path.resolve())
-    try:
-        tensors = read_header(file).tensors
-    except BrokenWeights as error:
-        raise BrokenBase(str(error)) from error
-    if tensors.keys() >= OF_TWO_ENCODERS:
+    header = read_header(file)
+    vectors = _vectors(file, header.tensors)
+    for name, tensor in vectors.items():
+        _check_shape(file, name, tensor)
+        try:
+            if not is_finite(file, header, tensor):
+                raise BrokenBase(f"{file}: expected finite numbers, found others in {name}")
+        except ValueError as error:
+            raise BrokenBase(f"{file}: {name} can't be read: {error}") from None
+    if len({_count(tensor) for tensor in vectors.values()}) > 1:
+        counts = ", ".join(f"{_count(tensor)} of {name}" for name, tensor in vectors.items())
+        raise BrokenBase(f"{file}: expected as many vectors for either text encoder, found {counts}")
+    if len(vectors) > 1:
         return EmbeddingFile(file, "sdxl", file_sha256(file), None)
-    return EmbeddingFile(file, "sd15", file_sha256(file), _width(file, tensors))
+    (tensor,) = vectors.values()
+    return EmbeddingFile(file, "sd15", file_sha256(file), tensor.shape[-1])
 
 
 def _only_file(path: Path) -> Path:
-    if path.is_dir():
-        files = sorted(path.glob(f"*{SUFFIX}"))
-        if len(files) != 1:
-            raise BrokenBase(f"{path} holds {len(files)} {SUFFIX} files; name the one that is the embedding")
-        return files[0]
-    if not path.is_file():
-        raise BrokenBase(f"{path} does not exist; an embedding is a {SUFFIX} file")
-    if path.suffix != SUFFIX:
-        raise BrokenBase(f"{path} is no {SUFFIX} file; convert pickled embeddings to safetensors")
-    return path
+    return next(path.glob(f"*{SAFETENSORS}")) if path.is_dir() else path
 
 
-def _width(file: Path, tensors: Mapping[str, TensorInfo]) -> int:
-    """How many numbers a vector has; a lone vector may be written without its first dimension."""
-    found = [info for name, info in tensors.items() if name == VECTORS or name.split(".")[0] == FLATTENED]
-    candidates = found or list(tensors.values())
-    if len(candidates) != 1 or len(candidates[0].shape) not in (1, 2) or 0 in candidates[0].shape:
+def _vectors(file: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of vectors: one for each text encoder."""
+    names = vector_names(tensors)
+    if len(names) != 1 and names != list(OF_TWO_ENCODERS):
         held = ", ".join(f"{name} {list(info.shape)}" for name, info in list(tensors.items())[:5])
-        raise BrokenBase(f"{file} holds no textual inversion: wanted one tensor of vectors, found {held or 'none'}")
-    return candidates[0].shape[-1]
+        raise BrokenBase(f"{file}: expected one tensor of vectors, found {held or 'none'}")
+    return {name: tensors[name] for name in names}
+
+
+def _check_shape(file: Path, name: str, tensor: TensorInfo) -> None:
+    """A lone vector may be written without its first dimension."""
+    if tensor.dtype not in FORMATS:
+        raise BrokenBase(f"{file}: expected vectors in {', '.join(FORMATS)}, found {name} in {tensor.dtype}")
+    if len(tensor.shape) not in (1, 2) or 0 in tensor.shape or _count(tensor) > MOST_VECTORS:
+        raise BrokenBase(f"{file}: expected 1 to {MOST_VECTORS} vectors, found {name} {list(tensor.shape)}")
+
+
+def _count(tensor: TensorInfo) -> int:
+    return 1 if len(tensor.shape) == 1 else tensor.shape[0]

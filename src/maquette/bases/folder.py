@@ -5,6 +5,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from maquette.bases.catalogue import BaseKind
+from maquette.bases.look import expect
 from maquette.core.basefolder import (
     MODEL_INDEX,
     BaseLayout,
@@ -14,7 +16,7 @@ from maquette.core.basefolder import (
     base_sha256,
     read_config,
 )
-from maquette.core.weights import BrokenWeights, read_header
+from maquette.core.weights import BrokenWeights, TensorInfo, read_header
 
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
@@ -37,17 +39,18 @@ class BaseFolder(Struct, frozen=True):
     latent_channels: int | None = None
 
 
-def inspect_base(path: Path, layouts: Mapping[str, BaseLayout]) -> BaseFolder:
+def inspect_base(path: Path, layouts: Mapping[str, BaseLayout], kind: BaseKind = BaseKind.CHECKPOINT) -> BaseFolder:
     """Check that a folder is a whole base model of one of the families with these layouts, and hash it.
 
     Raises:
         BrokenBase: it is not; the message names the file and the fix.
     """
     root = path.resolve()
+    expect(root, kind)
     family = base_family(root, layouts)
-    _check_index(root, family, layouts[family])
+    declared = _declared(root, family, layouts[family])
     for name, component in layouts[family].components.items():
-        _check_component(root / name, component)
+        _check_component(root / name, component, declared[name])
     return BaseFolder(
         path=root,
         family=family,
@@ -62,26 +65,32 @@ def _number(config: Path, field: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _check_index(root: Path, family: str, layout: BaseLayout) -> None:
-    """A null pair declares nothing, as diffusers writes it for what a pipeline goes without."""
+def _declared(root: Path, family: str, layout: BaseLayout) -> dict[str, object]:
+    """The class of each component. A null pair declares nothing, as diffusers writes it for what a pipeline goes
+    without.
+    """
     index = read_config(root / MODEL_INDEX)
-    declared = {name for name, value in index.items() if isinstance(value, list) and None not in value}
+    declared = {name: pair[-1] for name, pair in index.items() if isinstance(pair, list) and None not in pair}
     if missing := [name for name in layout.components if name not in declared]:
         raise BrokenBase(
             f"{root / MODEL_INDEX} declares no {', '.join(missing)}, which a base of the family {family} needs"
         )
+    return declared
 
 
-def _check_component(folder: Path, layout: ComponentLayout) -> None:
+def _check_component(folder: Path, layout: ComponentLayout, declared: object) -> None:
     if not folder.is_dir():
         raise BrokenBase(f"{folder} does not exist, but {MODEL_INDEX} declares it")
-    read_config(folder / layout.config)
-    if layout.weights:
-        check_weights(folder)
+    config = read_config(folder / layout.config)
+    if not layout.weights:
+        return
+    if (found := config.get("_class_name", declared)) != declared:
+        raise BrokenBase(f"{folder / layout.config}: expected {declared}, as {MODEL_INDEX} declares, found {found}")
+    check_weights(folder)
 
 
-def check_weights(folder: Path) -> None:
-    """Assert that a component's folder holds whole safetensors files.
+def check_weights(folder: Path) -> dict[str, TensorInfo]:
+    """Assert that a component's folder holds whole safetensors files; answers their tensors.
 
     Raises:
         BrokenBase: it does not; the message names the file and the fix.
@@ -91,8 +100,10 @@ def check_weights(folder: Path) -> None:
         if any(next(folder.glob(pattern), None) for pattern in PICKLED):
             raise BrokenBase(f"{folder} holds pickled weights only; convert them to safetensors")
         raise BrokenBase(f"{folder} holds no *.safetensors file")
+    tensors: dict[str, TensorInfo] = {}
     for file in files:
         try:
-            read_header(file)
+            tensors |= read_header(file).tensors
         except BrokenWeights as error:
             raise BrokenBase(str(error)) from error
+    return tensors

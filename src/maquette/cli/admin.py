@@ -45,10 +45,13 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Serve for trying clients out: small, and breaking down when asked to.")
+    ] = False,
 ) -> None:
     """Run the whole service until it is interrupted; prints one line when it listens."""
     with operator_errors():
-        settings = load_settings(os.environ, data_dir=data_dir)
+        settings = load_settings(os.environ, data_dir=data_dir, sandbox=sandbox)
         configure_logs(settings.log_format)
         asyncio.run(serve_forever(settings, host, port, lambda url: print(f"listening on {url}", flush=True)))
 

@@ -1,25 +1,25 @@
 """`maquette demo`: the whole way from eight pictures to a LoRA that draws them, in a few minutes on two cores."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import msgspec
 import typer
 
 from maquette.cli.contact_sheet import Row, draw_sheet
-from maquette.cli.follow import follow_with_bar
+from maquette.cli.follow import follow_with_bar, progress_bar
+from maquette.cli.generate import save_pictures
 from maquette.cli.output import err, out
 from maquette.cli.server_process import ServerProcess
 from maquette.cli.train import pictures_in, unsent_items, upload_all
 from maquette.client.client import Client
-from maquette.client.records import Status
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.client.records import DrawingStatus, ImageTask, Status, TaskDetail
+from maquette.core.drawing import Sampler
+from maquette.core.image_specs import LoraChoice, TextToImage
 from maquette.core.specs import ExpertSetting, LrScheduler, TaskType
 
 BASE = "maquette-tiny"
@@ -42,8 +42,10 @@ PROMPTS = (
     "a red circle on a blue background",
 )
 SEEDS = (11, 12)
+"""One task draws both: each further picture has the seed of the one before it plus 1."""
 DRAW_STEPS = 30
 GUIDANCE_SCALE = 4.0
+SAMPLER = Sampler.DDIM
 
 
 def demo(
@@ -59,17 +61,18 @@ def demo(
         err.print(f"server at {server.url}, data in {data_dir}")
         api_key = server.command("keys", "create", "--tenant", "demo")
         with Client(server.url, api_key) as client:
-            weights = train(client, examples, out_dir)
-        show_list(server.url, api_key)
-        base = base_location(server)
-    sheet = out_dir / "before-after.png"
-    draw_before_after(base, weights, sheet)
-    err.print(f"the LoRA: {weights}")
+            task = serve(client, train(client, examples))
+            lora = task.models[0].model_name
+            client.save_weights(task.task_id, out_dir / lora)
+            show_list(server.url, api_key)
+            sheet = out_dir / "before-after.png"
+            draw_before_after(client, lora, sheet)
+    err.print(f"the LoRA: {out_dir / lora}")
     err.print(f"the same prompts and seeds without and with it: {sheet}")
 
 
-def train(client: Client, examples: Path, out_dir: Path) -> Path:
-    """Upload the example pictures, train on them, and save the LoRA."""
+def train(client: Client, examples: Path) -> str:
+    """Upload the example pictures and train on them; answers the task's id."""
     pictures = pictures_in(examples)
     task_id = client.create_training(
         TaskType.SUBJECT,
@@ -83,9 +86,16 @@ def train(client: Client, examples: Path, out_dir: Path) -> Path:
     task = follow_with_bar(client, task_id)
     if task.task_status is not Status.SUCCESS:
         raise RuntimeError(f"the training ended {task.task_status}: {task.message}")
-    weights = out_dir / task.models[0].model_name
-    client.save_weights(task_id, weights)
-    return weights
+    return task_id
+
+
+def serve(client: Client, task_id: str) -> TaskDetail:
+    """Wait until the LoRA draws as it was trained to; answers its task."""
+    err.print("a worker draws the trainer's own sample again, and compares")
+    *_, task = client.follow_model(task_id)
+    if not task.served:
+        raise RuntimeError(f"the LoRA is not served: {task.model}")
+    return task
 
 
 def show_list(url: str, api_key: str) -> None:
@@ -97,47 +107,50 @@ def show_list(url: str, api_key: str) -> None:
     out.print(msgspec.json.format(answer.content, indent=2).decode(), markup=False)
 
 
-def base_location(server: ServerProcess) -> str:
-    """Where the registered base lies, as the operator's own command tells it."""
-    listed: list[dict[str, Any]] = msgspec.json.decode(server.command("bases", "list", "--json"))
-    return next(base["location"] for base in listed if base["name"] == BASE)
-
-
-def draw_before_after(base: str, weights: Path, target: Path) -> None:
+def draw_before_after(client: Client, lora: str, target: Path) -> None:
     """Draw every prompt without and with the LoRA, seed by seed, side by side on one sheet."""
-    lora = (LoraUse(str(weights.absolute())),)
     with tempfile.TemporaryDirectory(prefix="maquette-demo-") as folder:
-        without = draw(base, Path(folder) / "without", ())
-        with_lora = draw(base, Path(folder) / "with", lora)
+        without, with_lora = draw_all(client, ((), (LoraChoice(model_name=lora, strength=1.0),)), Path(folder))
         rows = [
-            Row(label, tuple(pictures[seed_index :: len(SEEDS)]))
-            for seed_index in range(len(SEEDS))
-            for label, pictures in (
-                (f"base\nseed {SEEDS[seed_index]}", without),
-                (f"with LoRA\nseed {SEEDS[seed_index]}", with_lora),
-            )
+            Row(f"{label}\nseed {seed}", [of_prompt[number] for of_prompt in pictures])
+            for number, seed in enumerate(SEEDS)
+            for label, pictures in (("base", without), ("with LoRA", with_lora))
         ]
         draw_sheet(PROMPTS, rows, target)
 
 
-def draw(base: str, folder: Path, loras: tuple[LoraUse, ...]) -> Sequence[Path]:
-    """Draw each prompt with each seed by the inference program; answers the files, seeds innermost."""
-    folder.mkdir()
-    requests = [
-        DrawRequest(
-            prompt=prompt,
-            width=SIDE,
-            height=SIDE,
-            steps=DRAW_STEPS,
-            guidance_scale=GUIDANCE_SCALE,
-            seed=seed,
-            loras=loras,
-        )
-        for prompt in PROMPTS
-        for seed in SEEDS
-    ]
-    wanted = folder / "requests.json"
-    wanted.write_bytes(msgspec.json.encode(requests))
-    command = [sys.executable, "-m", "maquette.inference", "draw", "--base", base, str(wanted), str(folder)]
-    subprocess.run(command, check=True)
-    return [folder / f"{index:03d}.png" for index in range(len(requests))]
+def draw_all(client: Client, choices: Sequence[Sequence[LoraChoice]], folder: Path) -> list[list[list[Path]]]:
+    """Draw each prompt with each choice of LoRAs; answers the files, by choice, prompt and seed."""
+    asked = [[client.text_to_image(_request(prompt, loras)) for prompt in PROMPTS] for loras in choices]
+    with progress_bar() as progress:
+        bar = progress.add_task("draw", total=len(choices) * len(PROMPTS), note="")
+        drawn: list[list[list[Path]]] = []
+        for tasks in asked:
+            drawn.append([])
+            for task_id in tasks:
+                drawn[-1].append(save_pictures(client, wait_for(client, task_id), folder))
+                progress.advance(bar)
+    return drawn
+
+
+def wait_for(client: Client, task_id: str) -> ImageTask:
+    """Wait until an image task has its pictures."""
+    *_, found = client.follow_image(task_id)
+    if found.task.status is not DrawingStatus.SUCCEED:
+        raise RuntimeError(f"drawing ended {found.task.status}: {found.task.reason}")
+    return found
+
+
+def _request(prompt: str, loras: Sequence[LoraChoice]) -> TextToImage:
+    return TextToImage(
+        model_name=BASE,
+        prompt=prompt,
+        width=SIDE,
+        height=SIDE,
+        image_num=len(SEEDS),
+        steps=DRAW_STEPS,
+        guidance_scale=GUIDANCE_SCALE,
+        sampler_name=SAMPLER,
+        seed=SEEDS[0],
+        loras=list(loras),
+    )

@@ -1,10 +1,10 @@
-"""Progress bars for uploads and trainings."""
+"""Progress bars for uploads, trainings and pictures."""
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from maquette.cli.output import err
 from maquette.client.client import Client
-from maquette.client.records import TaskDetail
+from maquette.client.records import ImageTask, TaskDetail
 
 
 def progress_bar() -> Progress:
@@ -30,5 +30,18 @@ def follow_with_bar(client: Client, task_id: str) -> TaskDetail:
             note = task.task_status.lower() if not task.message else f"{task.task_status.lower()}: {task.message}"
             progress.update(bar, completed=task.step, total=task.total_steps, note=note)
             last = task
+    assert last is not None, "following begins with the state that there is"
+    return last
+
+
+def follow_image_with_bar(client: Client, task_id: str) -> ImageTask:
+    """Follow an image task to its end; answers its last state."""
+    last: ImageTask | None = None
+    with progress_bar() as progress:
+        bar = progress.add_task("drawing", total=100, note="")
+        for found in client.follow_image(task_id):
+            note = found.task.status.removeprefix("TASK_STATUS_").lower()
+            progress.update(bar, completed=found.task.progress_percent, note=note)
+            last = found
     assert last is not None, "following begins with the state that there is"
     return last

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from maquette.cli import admin, demo, tasks, train
+from maquette.cli import admin, demo, generate, tasks, train
 from maquette.cli.output import CommandFailed, fail
 from maquette.core.errors import MaquetteError
 
@@ -23,6 +23,7 @@ cli.command("list")(tasks.list_tasks)
 cli.command("show")(tasks.show)
 cli.command("watch")(tasks.watch)
 cli.command("cancel")(tasks.cancel)
+cli.command("generate")(generate.generate)
 cli.command("demo")(demo.demo)
 
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,12 +22,15 @@ class ServerProcess:
         url: its address while it runs.
     """
 
-    def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
-        """Take the data directory and further `MAQUETTE_*` variables; nothing runs yet."""
+    def __init__(
+        self, data_dir: Path, settings: Mapping[str, str] | None = None, *, options: Sequence[str] = ()
+    ) -> None:
+        """Take the data directory, further `MAQUETTE_*` variables and options of `serve`; nothing runs yet."""
         self.data_dir = data_dir
         self.log = data_dir / "server.log"
         self.url = ""
         self._port = 0
+        self._options = options
         # What an operator has set is about another server: this one must not touch its database.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("MAQUETTE_")}
         self._environment = ours | dict(settings or {})
@@ -40,7 +43,8 @@ class ServerProcess:
             RuntimeError: it ended instead; the words are its log's.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [*MAQUETTE, "serve", "--host", HOST, "--port", str(self._port), "--data-dir", str(self.data_dir)]
+        where = ("--host", HOST, "--port", str(self._port), "--data-dir", str(self.data_dir))
+        command = [*MAQUETTE, "serve", *where, *self._options]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment

@@ -1,6 +1,5 @@
 """`maquette train`: a folder of pictures becomes a LoRA file."""
 
-import inspect
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,50 +10,21 @@ import typer
 from msgspec.structs import replace
 
 from maquette.cli.follow import follow_with_bar, progress_bar
+from maquette.cli.options import given, with_options
 from maquette.cli.output import DEFAULT_URL, ApiKey, Json, Url, connect, err, fail, out, print_json
 from maquette.client.client import Client
 from maquette.client.records import Status
 from maquette.core.errors import InvalidRequest, about_file
+from maquette.core.picture_format import SUFFIXES
 from maquette.core.requirements import check
 from maquette.core.specs import MAX_PICTURES, DatasetItem, ExpertSetting, Side, TaskType, TrainingRequest
 
 _, SIDE = get_args(Side)
 Pixels = Annotated[int, typer.Option(min=SIDE.ge, max=SIDE.le, help=SIDE.description)]
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 PARALLEL_UPLOADS = 4
 
 
-def with_expert_options(command: Any) -> Any:
-    """Give a command one option for each expert setting, with the type, range and help of its definition.
-
-    The command receives them as keyword arguments; those that were not given are None.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    expert = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(field))
-        for field in msgspec.structs.fields(ExpertSetting)
-    ]
-    command.__signature__ = signature.replace(parameters=[*own, *expert])
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *expert)}
-    return command
-
-
-def _option(field: msgspec.structs.FieldInfo) -> Any:
-    definition = next(choice for choice in get_args(field.type) if choice is not msgspec.UnsetType)
-    kind, meta = get_args(definition)
-    numeric = kind in {int, float}
-    option = typer.Option(
-        help=meta.description,
-        min=meta.ge if numeric else None,
-        max=meta.le if numeric else None,
-        show_default=False,
-        rich_help_panel="Expert settings (the server fills in what is not given)",
-    )
-    return Annotated[kind | None, option]
-
-
-@with_expert_options
+@with_options(ExpertSetting, panel="Expert settings (the server fills in what is not given)")
 def train(
     folder: Annotated[
         Path, typer.Argument(exists=True, file_okay=False, help=f"Folder with 1 to {MAX_PICTURES} pictures.")
@@ -82,7 +52,7 @@ def train(
         width=width,
         height=height,
         image_dataset_items=unsent_items(pictures),
-        expert_setting=ExpertSetting(**{field: value for field, value in expert.items() if value is not None}),
+        expert_setting=ExpertSetting(**given(expert)),
     )
     check(request)
     if not detach:
@@ -118,9 +88,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         InvalidRequest: there is none, there are too many, or something else has a picture's name.
     """
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not pictures:
-        raise InvalidRequest("folder", f"{folder} holds no picture; known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise InvalidRequest("folder", f"{folder} holds no picture; known are {', '.join(sorted(SUFFIXES))}")
     if len(pictures) > MAX_PICTURES:
         raise InvalidRequest("folder", f"{folder} holds {len(pictures)} pictures; a training takes 1 to {MAX_PICTURES}")
     for picture in pictures:

@@ -1,5 +1,6 @@
 """The service over HTTP, for Python programs and for the command line."""
 
+import base64
 import re
 import time
 import uuid
@@ -13,10 +14,23 @@ import msgspec
 
 from maquette.client.address import origin, server_address, web_address
 from maquette.client.patience import Patience
-from maquette.client.records import Asset, CancelAnswer, CreatedTask, EventPage, Task, TaskDetail, TaskPage
+from maquette.client.records import (
+    Asset,
+    CancelAnswer,
+    CreatedTask,
+    DrawnPicture,
+    EventPage,
+    ImageTask,
+    ListedModel,
+    ModelPage,
+    Task,
+    TaskDetail,
+    TaskPage,
+)
 from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, MaquetteError, about_file
 from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
 from maquette.core.ids import is_task_id
+from maquette.core.image_specs import ImageExtra, ImageToImage, ImageToImageBody, TextToImage, TextToImageBody
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
 
 Record = TypeVar("Record")
@@ -24,10 +38,13 @@ Record = TypeVar("Record")
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 SUCCESS = 200
 """The one status of success, on every call."""
+PLAIN = ImageExtra()
+"""PNG files, and nobody is told."""
 API_KEY = re.compile(r"[!-~]+")
 """What a header can carry, without spaces."""
 CHECK_URL = "is a server running there, and is MAQUETTE_URL right?"
 CHECK_PUBLIC_URL = "the server wants pictures sent there: is its MAQUETTE_PUBLIC_URL right?"
+CHECK_IMAGE_URL = "the server says that its pictures are there: is its MAQUETTE_PUBLIC_URL right?"
 
 
 class Client:
@@ -67,8 +84,8 @@ class Client:
             "event_hooks": {"response": [self._patience.answered]},
         }
         self._http = httpx.Client(base_url=self._url, headers={"Authorization": f"Bearer {api_key}"}, **common)
-        # An upload's address is its permission and may be on another host, which the key is none of the business of.
-        self._uploads = httpx.Client(**common)
+        # A picture's address is its permission and may be on another host, which the key is none of the business of.
+        self._pictures = httpx.Client(**common)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +94,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
-        self._uploads.close()
+        self._pictures.close()
 
     def upload(self, picture: Path) -> str:
         """Upload a picture and answer its asset id.
@@ -88,7 +105,7 @@ class Client:
         data = picture.read_bytes()
         asset = self._create("/v3/assets/training_dataset", Asset, {"file_extension": picture.suffix.removeprefix(".")})
         target = web_address("upload_url", asset.upload_url)
-        answer = self._patience.call(target, lambda: self._uploads.put(target, content=data), advice=CHECK_PUBLIC_URL)
+        answer = self._patience.call(target, lambda: self._pictures.put(target, content=data), advice=CHECK_PUBLIC_URL)
         with about_file(picture):
             _checked(answer)
         return asset.assets_id
@@ -168,6 +185,15 @@ class Client:
                 return
             time.sleep(interval)
 
+    def follow_model(self, task_id: str, *, interval: float = 0.5) -> Iterator[TaskDetail]:
+        """The task again and again until its LoRA draws, was rejected, or will never be; else as `follow`."""
+        while True:
+            task = self.task(task_id)
+            yield task
+            if task.settled:
+                return
+            time.sleep(interval)
+
     def save_weights(self, task_id: str, target: Path) -> None:
         """Download a finished task's LoRA into a file that appears whole.
 
@@ -175,18 +201,69 @@ class Client:
             MaquetteError: the task has no model, or no answer.
         """
         path = f"{_task_path(task_id)}/weights"
+        _checked(self._patience.call(self._url, lambda: _download(self._http, path, target), advice=CHECK_URL))
 
-        def download() -> httpx.Response:
-            with self._http.stream("GET", path) as response:
-                if response.status_code != SUCCESS:
-                    response.read()
-                    return response
-                with atomic_file(target, FOR_THE_USER) as file:
-                    for chunk in response.iter_bytes(CHUNK):
-                        file.write(chunk)
-            return response
+    def models(self, *, visibility: str = "", kind: str = "") -> Iterator[ListedModel]:
+        """Models that can be drawn with, one's own newest first, fetched page by page.
 
-        _checked(self._patience.call(self._url, download, advice=CHECK_URL))
+        Args:
+            visibility: `private` are one's own, `public` the operator's; both where it is empty.
+            kind: `lora`, `checkpoint`, `vae` or `textualinversion`; all where it is empty.
+        """
+        query = {"pagination.limit": "100", "filter.visibility": visibility, "filter.types": kind}
+        query = {name: value for name, value in query.items() if value}
+        cursor = ""
+        while True:
+            page = self._call("GET", "/v3/model", ModelPage, params=query | {"pagination.cursor": cursor})
+            if not page.models:
+                return
+            yield from page.models
+            cursor = page.pagination.next_cursor
+
+    def text_to_image(self, request: TextToImage, extra: ImageExtra = PLAIN) -> str:
+        """Ask for pictures drawn from words; answers the image task's id.
+
+        Raises:
+            MaquetteError: the server refused it, or could not be reached.
+        """
+        body = TextToImageBody(request=request, extra=extra)
+        return self._create("/v3/async/txt2img", CreatedTask, msgspec.to_builtins(body)).task_id
+
+    def image_to_image(self, request: ImageToImage, extra: ImageExtra = PLAIN) -> str:
+        """Ask for pictures drawn from words and a picture (`as_base64` reads one); answers the image task's id.
+
+        Raises:
+            MaquetteError: the server refused it, or could not be reached.
+        """
+        body = ImageToImageBody(request=request, extra=extra)
+        return self._create("/v3/async/img2img", CreatedTask, msgspec.to_builtins(body)).task_id
+
+    def image_task(self, task_id: str) -> ImageTask:
+        """An image task, with its pictures once they are drawn.
+
+        Raises:
+            MaquetteError: no such task, or no answer.
+        """
+        return self._call("GET", "/v3/async/task-result", ImageTask, params={"task_id": task_id})
+
+    def follow_image(self, task_id: str, *, interval: float = 0.2) -> Iterator[ImageTask]:
+        """The image task again and again until it has ended; outlives a server that is away for a while."""
+        while True:
+            found = self.image_task(task_id)
+            yield found
+            if found.ended:
+                return
+            time.sleep(interval)
+
+    def save_picture(self, picture: DrawnPicture, target: Path) -> None:
+        """Download a drawn picture into a file that appears whole.
+
+        Raises:
+            MaquetteError: its address is good no longer, or no answer.
+        """
+        source = web_address("image_url", picture.image_url)
+        advice = CHECK_IMAGE_URL
+        _checked(self._patience.call(source, lambda: _download(self._pictures, source, target), advice=advice))
 
     def _create(self, path: str, kind: type[Record], body: Mapping[str, object]) -> Record:
         """Create something once, however often the answer is lost on its way here."""
@@ -201,6 +278,23 @@ class Client:
                 ErrorReason.API_NOT_FOUND,
                 f"{origin(self._url)} answers, but not as a Maquette server does; is MAQUETTE_URL right?",
             ) from None
+
+
+def as_base64(picture: Path) -> str:
+    """A picture's bytes as a request carries them."""
+    return base64.b64encode(picture.read_bytes()).decode()
+
+
+def _download(http: httpx.Client, source: httpx.URL | str, target: Path) -> httpx.Response:
+    """Write what an address holds into a file that appears whole, unless the answer is an error."""
+    with http.stream("GET", source) as response:
+        if response.status_code != SUCCESS:
+            response.read()
+            return response
+        with atomic_file(target, FOR_THE_USER) as file:
+            for chunk in response.iter_bytes(CHUNK):
+                file.write(chunk)
+    return response
 
 
 def _task_path(task_id: str) -> str:

@@ -10,10 +10,15 @@ from maquette.core.errors import ErrorReason, MaquetteError
 
 PATIENCE_SECONDS = 120.0
 """How long a server may be away before a call gives up: long enough for its restart."""
+RETRY_AFTER = "retry-after"
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 AWAY = frozenset({502, 503, 504})
 """Statuses of a server, or of the proxy before it, that say: not now."""
+NOT_NOW = frozenset({429, 500})
+"""Statuses that say so where they come with a `Retry-After`."""
+LONGEST_ASKED = 60.0
+"""Seconds that a `Retry-After` is believed."""
 
 
 class Patience:
@@ -48,14 +53,14 @@ class Patience:
         pauses = _pauses()
         while True:
             outcome = self._try(address, send, advice)
-            if isinstance(outcome, httpx.Response) and outcome.status_code not in AWAY:
+            if isinstance(outcome, httpx.Response) and not _says_not_now(outcome):
                 self._waited_for.discard(address)
                 return outcome
             pause = next(pauses, None)
             if pause is None:
                 return _last(address, outcome)
             self._tell(address, outcome)
-            time.sleep(pause)
+            time.sleep(max(pause, _asked(outcome)))
 
     def _try(
         self, address: str, send: Callable[[], httpx.Response], advice: str
@@ -72,6 +77,16 @@ class Patience:
             self._waited_for.add(address)
             why = f"it answers {outcome.status_code}" if isinstance(outcome, httpx.Response) else str(outcome)
             self._on_wait(f"waiting for {address} ({why})")
+
+
+def _says_not_now(response: httpx.Response) -> bool:
+    return response.status_code in AWAY or (response.status_code in NOT_NOW and RETRY_AFTER in response.headers)
+
+
+def _asked(outcome: httpx.Response | httpx.TransportError) -> float:
+    """Seconds that an answer asks to wait; a date there asks for none."""
+    after = outcome.headers.get(RETRY_AFTER, "") if isinstance(outcome, httpx.Response) else ""
+    return min(float(after), LONGEST_ASKED) if after.isdecimal() else 0.0
 
 
 def _pauses() -> Iterator[float]:

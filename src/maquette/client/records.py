@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from maquette.core.lifecycle import TaskStatus
+from maquette.core.lifecycle import ImageStatus, ModelStatus, TaskStatus, Verdict
 
 
 class Status(StrEnum):
@@ -24,6 +24,20 @@ class Status(StrEnum):
 
 
 ENDED = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
+
+
+class DrawingStatus(StrEnum):
+    """Status of an image task, as published. UNKNOWN stands for any that this client does not know."""
+
+    QUEUED = ImageStatus.QUEUED
+    PROCESSING = ImageStatus.PROCESSING
+    SUCCEED = ImageStatus.SUCCEED
+    FAILED = ImageStatus.FAILED
+    UNKNOWN = "UNKNOWN"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "DrawingStatus":  # noqa: ARG003
+        return cls.UNKNOWN
 
 
 class Asset(Struct, frozen=True):
@@ -77,10 +91,18 @@ class TaskPage(Struct, frozen=True):
     pagination: Pagination
 
 
+class Judgement(Struct, frozen=True):
+    """What was found of a trained LoRA: `pending`, `passed` or `rejected`, and why in words; it may be judged anew."""
+
+    verdict: str
+    message: str
+
+
 class TaskDetail(Struct, frozen=True, kw_only=True):
     """One task with its progress.
 
     Attributes:
+        model: what was found of its LoRA; left out before there is one.
         reason, message: why it has its status.
         step, total_steps: optimiser steps done and to do.
         eta_seconds: estimated seconds of training left.
@@ -93,6 +115,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     task_status: Status
     created_at: int
     models: list[Model]
+    model: Judgement | UnsetType = UNSET
     reason: str
     message: str
     step: int
@@ -104,6 +127,93 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether the status will never change again."""
         return self.task_status in ENDED
+
+    @property
+    def served(self) -> bool:
+        """Whether its LoRA draws."""
+        return any(model.model_status == ModelStatus.SERVING for model in self.models)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether its LoRA was found not to draw as it was trained to; `model` says why."""
+        return self.model is not UNSET and self.model.verdict == Verdict.REJECTED
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has ended, and its LoRA, where it has one, was judged."""
+        return self.ended and (not self.models or self.served or self.rejected)
+
+
+class ModelKind(Struct, frozen=True):
+    """What a listed model is for: `lora`, `checkpoint` and so on."""
+
+    name: str
+
+
+class ListedModel(Struct, frozen=True, kw_only=True):
+    """A model that can be drawn with.
+
+    Attributes:
+        name: that of its task, or that it was registered under.
+        sd_name_in_api: how requests for pictures call it.
+        status: 1 where it can be drawn with, else 0.
+        base_model: its family.
+        source: `training` for a LoRA of one's own.
+    """
+
+    name: str
+    sd_name: str
+    sd_name_in_api: str
+    type: ModelKind
+    status: int
+    base_model: str
+    source: str
+
+
+class ModelPage(Struct, frozen=True):
+    """One page of the models."""
+
+    models: list[ListedModel]
+    pagination: Pagination
+
+
+class Drawing(Struct, frozen=True, kw_only=True):
+    """Where an image task stands; `reason` says why it failed, `eta` are the estimated seconds left."""
+
+    task_id: str
+    status: DrawingStatus
+    reason: str
+    eta: int
+    progress_percent: int
+
+
+class DrawnPicture(Struct, frozen=True):
+    """A drawn picture: an address that is good for a while, and the file's format."""
+
+    image_url: str
+    image_type: str
+
+
+class DrawingExtra(Struct, frozen=True):
+    """The seed of the first picture; each other's is one more."""
+
+    seed: str
+
+
+class ImageTask(Struct, frozen=True):
+    """An image task, and its pictures once they are drawn."""
+
+    task: Drawing
+    images: list[DrawnPicture]
+    extra: DrawingExtra
+
+    @property
+    def ended(self) -> bool:
+        """Whether the status will never change again."""
+        return self.task.status in DRAWN_OR_NOT
+
+
+DRAWN_OR_NOT = frozenset({DrawingStatus.SUCCEED, DrawingStatus.FAILED})
 
 
 class EventPage(Struct, frozen=True):

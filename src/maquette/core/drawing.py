@@ -11,9 +11,10 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import SampleSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change of the wire form; a worker that speaks another is not used."""
 LENGTH_BYTES = 4
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -43,12 +44,14 @@ class Sampler(StrEnum):
     UNIPC = "UniPC"
 
 
-class PictureFormat(StrEnum):
-    """File formats of drawn pictures."""
+class BaseUse(Struct, frozen=True, forbid_unknown_fields=True):
+    """A registered model's folder, and the hash (hex SHA-256) it was registered with.
 
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
+    A worker that holds a model goes by both: an operator may put another one in the same place.
+    """
+
+    path: str
+    sha256: str
 
 
 class LoraUse(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +79,7 @@ class HiresFix(Struct, frozen=True, forbid_unknown_fields=True):
 class RefinerUse(Struct, frozen=True, forbid_unknown_fields=True):
     """A base that takes over after the share `switch_at` (0..1) of the steps."""
 
-    path: str
+    base: BaseUse
     switch_at: float
 
 
@@ -101,7 +104,7 @@ class DrawRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         clip_skip: text encoder layers left out at the end, counted as published: 1 leaves out none.
         loras: added to the base for this picture alone.
         embeddings: further words that the prompts may use.
-        vae: folder of an autoencoder in place of the base's own.
+        vae: an autoencoder in place of the base's own.
         hires_fix, refiner, original: see there.
     """
 
@@ -116,7 +119,7 @@ class DrawRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     clip_skip: int = 1
     loras: tuple[LoraUse, ...] = ()
     embeddings: tuple[EmbeddingUse, ...] = ()
-    vae: str | None = None
+    vae: BaseUse | None = None
     hires_fix: HiresFix | None = None
     refiner: RefinerUse | None = None
     original: Original | None = None
@@ -138,10 +141,10 @@ def sample_request(sample: SampleSpec) -> DrawRequest:
 
 
 class Draw(Struct, frozen=True, tag="draw", kw_only=True):
-    """Draw one picture with the base in the folder `base`; answered by `Progress`, then `Drawn` or `Refused`."""
+    """Draw one picture with a base; answered by `Progress`, then `Drawn` or `Refused`."""
 
     number: int
-    base: str
+    base: BaseUse
     request: DrawRequest
     format: PictureFormat
 
@@ -153,7 +156,7 @@ class Compare(Struct, frozen=True, tag="compare", kw_only=True):
     """
 
     number: int
-    base: str
+    base: BaseUse
     request: DrawRequest
     sample: bytes
 
@@ -193,11 +196,11 @@ class Loaded(Struct, frozen=True):
     """What a worker holds, so that the next request can be chosen by it.
 
     Attributes:
-        base: folder of the resident base, "" before the first.
+        base: the one it drew with last, None before the first.
         loras: paths of the LoRA files in its memory.
     """
 
-    base: str
+    base: BaseUse | None
     loras: tuple[str, ...]
 
 

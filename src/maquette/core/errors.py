@@ -18,7 +18,9 @@ class ErrorReason(StrEnum):
     INVALID_REQUEST_BODY = "INVALID_REQUEST_BODY"
     IMAGE_FILE_EXCEEDS_MAX_SIZE = "IMAGE_FILE_EXCEEDS_MAX_SIZE"
     IMAGE_EXCEEDS_MAX_RESOLUTION = "IMAGE_EXCEEDS_MAX_RESOLUTION"
+    INVALID_IMAGE_SIZE = "INVALID_IMAGE_SIZE"
     INVALID_IMAGE_FORMAT = "INVALID_IMAGE_FORMAT"
+    INVALID_CUSTOM_OUTPUT_PATH = "INVALID_CUSTOM_OUTPUT_PATH"
     INVALID_API_KEY = "INVALID_API_KEY"
     UPLOAD_URL_EXPIRED = "UPLOAD_URL_EXPIRED"
     UPLOAD_URL_INVALID = "UPLOAD_URL_INVALID"
@@ -34,6 +36,9 @@ class ErrorReason(StrEnum):
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     CONFLICT = "CONFLICT"
     IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+    RATE_LIMIT_EXCEEDED = "RATE_LIMIT_EXCEEDED"
+    CREATE_TASK_FAILED = "CREATE_TASK_FAILED"
+    GET_RESULT_FAILED = "GET_RESULT_FAILED"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
@@ -42,7 +47,9 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.INVALID_REQUEST_BODY: 400,
     ErrorReason.IMAGE_FILE_EXCEEDS_MAX_SIZE: 400,
     ErrorReason.IMAGE_EXCEEDS_MAX_RESOLUTION: 400,
+    ErrorReason.INVALID_IMAGE_SIZE: 400,
     ErrorReason.INVALID_IMAGE_FORMAT: 400,
+    ErrorReason.INVALID_CUSTOM_OUTPUT_PATH: 400,
     ErrorReason.INVALID_API_KEY: 403,
     ErrorReason.UPLOAD_URL_EXPIRED: 403,
     ErrorReason.UPLOAD_URL_INVALID: 403,
@@ -58,6 +65,9 @@ HTTP_STATUS: Mapping[ErrorReason, int] = {
     ErrorReason.METHOD_NOT_ALLOWED: 405,
     ErrorReason.CONFLICT: 409,
     ErrorReason.IDEMPOTENCY_KEY_REUSED: 422,
+    ErrorReason.RATE_LIMIT_EXCEEDED: 429,
+    ErrorReason.CREATE_TASK_FAILED: 500,
+    ErrorReason.GET_RESULT_FAILED: 500,
     ErrorReason.SERVICE_UNAVAILABLE: 503,
     ErrorReason.INTERNAL_ERROR: 500,
 }
@@ -119,6 +129,14 @@ class FeatureNotAllowed(MaquetteError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(ErrorReason.FEATURE_NOT_ALLOWED, f"{field}: {problem}")
         self.field = field
+
+
+class RateLimitExceeded(MaquetteError):
+    """More was asked for than may be in a time; it may be sent again after `retry_after` whole seconds."""
+
+    def __init__(self, problem: str, retry_after: int) -> None:
+        super().__init__(ErrorReason.RATE_LIMIT_EXCEEDED, f"{problem}; try again in {retry_after} s")
+        self.retry_after = retry_after
 
 
 class TaskNotFound(MaquetteError):

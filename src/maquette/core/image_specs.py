@@ -11,12 +11,12 @@ to the very model it means, every default filled in, and the seed drawn. Only `r
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from maquette.core.drawing import HiresFix, PictureFormat, Sampler
-from maquette.core.errors import FeatureNotAllowed, InvalidRequest
+from maquette.core.drawing import HiresFix, Sampler
+from maquette.core.errors import ErrorReason, FeatureNotAllowed, InvalidRequest, MaquetteError
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import INT64_MAX, MAX_DRAWN_SEED, BaseRef, Name
 
 MAX_PROMPT = 1024
@@ -85,14 +85,35 @@ class Webhook(Struct, frozen=True, kw_only=True):
     test_mode: Annotated[WebhookTest | UnsetType, Meta(description="Try the webhook out.")] = UNSET
 
 
+class AwsS3(Struct, frozen=True, kw_only=True):
+    """The field `aws_s3` of `custom_storage`: a place in a bucket of the caller's."""
+
+    region: Annotated[str, Meta(min_length=1, max_length=64, description="The bucket's region.")]
+    bucket: Annotated[str, Meta(min_length=1, max_length=255, description="The bucket; one that the operator opened.")]
+    path: Annotated[
+        str,
+        Meta(
+            max_length=512,
+            description="A folder in it.",
+            extra={"published": "extended: need not be given", "default": "the bucket itself"},
+        ),
+    ] = ""
+    save_to_path_directly: Annotated[
+        bool, Meta(description="Put the pictures into the folder itself, not into one of the task's own in it.")
+    ] = False
+
+
 class CustomStorage(Struct, frozen=True, kw_only=True):
     """Where else to store the pictures."""
 
     aws_s3: Annotated[
-        dict[str, Any] | UnsetType,
+        AwsS3 | UnsetType,
         Meta(
             description="A bucket of the caller's.",
-            extra={"published": f"{REFUSED} with `FEATURE_NOT_ALLOWED`: pictures are stored by this server alone"},
+            extra={
+                "published": f"limited: {REFUSED} with `FEATURE_NOT_ALLOWED` where the operator has opened no bucket"
+                " (`MAQUETTE_CUSTOM_STORAGE`)"
+            },
         ),
     ] = UNSET
 
@@ -345,8 +366,18 @@ class RefinerRef(Struct, frozen=True, forbid_unknown_fields=True):
     switch_at: float
 
 
+class CopyTarget(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where in a caller's bucket pictures are copied: into the folder itself, or into one of the task's own in it."""
+
+    region: str
+    bucket: str
+    folder: str
+    directly: bool
+
+
 class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that decides a task's pictures, besides the picture to start from and the software's versions.
+    """Everything that decides a task's pictures, besides the picture to start from and the software's versions; and
+    where they go.
 
     Bases, autoencoders, embeddings and refiners are pinned by name and hash; where they lie is looked up when they are
     used, and another one under the same name is refused then.
@@ -355,6 +386,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         seed: of the first picture; each other's is one more.
         original_strength: how much of the picture to start from is drawn anew; None starts from noise.
         format: of the pictures' files.
+        copy_to: where they are put besides being stored here.
     """
 
     base: BaseRef
@@ -375,6 +407,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     refiner: RefinerRef | None = None
     original_strength: float | None = None
     format: PictureFormat = PictureFormat.PNG
+    copy_to: CopyTarget | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -412,7 +445,7 @@ class ImageLimits(Struct, frozen=True, kw_only=True):
 
 
 def refuse_unsupported(body: ImageBody) -> None:
-    """Hold a body to what this software can do at all, and its webhook to the form of an address.
+    """Hold a body to what this software can do at all.
 
     `FEATURE_NOT_ALLOWED` is for what the published API opens to some accounts only; what nobody can have here breaks
     the rule of its field.
@@ -421,8 +454,6 @@ def refuse_unsupported(body: ImageBody) -> None:
         InvalidRequest, FeatureNotAllowed: the message names the field.
     """
     request, extra = body.request, body.extra
-    if extra.custom_storage and extra.custom_storage.aws_s3:
-        raise FeatureNotAllowed("extra.custom_storage.aws_s3", NOT_SUPPORTED)
     if extra.enterprise_plan and extra.enterprise_plan.enabled:
         raise FeatureNotAllowed("extra.enterprise_plan.enabled", NOT_SUPPORTED)
     asked = {
@@ -435,23 +466,6 @@ def refuse_unsupported(body: ImageBody) -> None:
     for field, wanted in asked.items():
         if wanted:
             raise InvalidRequest(field, NOT_SUPPORTED)
-    if extra.webhook and not _is_address(extra.webhook.url):
-        raise InvalidRequest("extra.webhook.url", "must be an http or https address, such as https://example.com/done")
-
-
-def _is_address(url: str) -> bool:
-    """Whether this has the form of an address; whether it may be called is decided when it is."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    return (
-        parts.scheme in {"http", "https"}
-        and bool(parts.hostname)
-        and port != 0
-        and not any(character.isspace() or not character.isprintable() for character in url)
-    )
 
 
 def refuse_beyond(body: ImageBody, limits: ImageLimits) -> None:
@@ -459,6 +473,7 @@ def refuse_beyond(body: ImageBody, limits: ImageLimits) -> None:
 
     Raises:
         InvalidRequest: the message names the field and the most.
+        MaquetteError: INVALID_IMAGE_SIZE, likewise, for a picture of too many pixels.
     """
     request = body.request
     for field, value, most in (
@@ -472,13 +487,15 @@ def refuse_beyond(body: ImageBody, limits: ImageLimits) -> None:
         sides["hires_fix.target_width"] = (request.hires_fix.target_width, request.hires_fix.target_height)
     for field, (width, height) in sides.items():
         if width * height > limits.pixels:
-            raise InvalidRequest(
-                f"request.{field}",
-                f"a picture has at most {limits.pixels} pixels on this server, got {width}x{height}",
+            raise MaquetteError(
+                ErrorReason.INVALID_IMAGE_SIZE,
+                f"request.{field}: a picture has at most {limits.pixels} pixels on this server, got {width}x{height}",
             )
 
 
-def resolve(body: ImageBody, models: NamedModels, *, draw_seed: Callable[[], int]) -> ImageSpec:
+def resolve(
+    body: ImageBody, models: NamedModels, *, draw_seed: Callable[[], int], copy_to: CopyTarget | None = None
+) -> ImageSpec:
     """Fill in every default of a body and draw its seed."""
     request = body.request
     return ImageSpec(
@@ -500,6 +517,7 @@ def resolve(body: ImageBody, models: NamedModels, *, draw_seed: Callable[[], int
         refiner=_refiner(request, models.refiner),
         original_strength=request.strength if isinstance(request, ImageToImage) else None,
         format=body.extra.response_image_type,
+        copy_to=copy_to,
     )
 
 

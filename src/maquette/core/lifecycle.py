@@ -55,6 +55,7 @@ class Reason(StrEnum):
     CANCELED = "canceled"
     PARITY_PASSED = "parity_passed"
     TEST_MODE = "test_mode"
+    RELEASED = "released"
     # How an attempt may end without a verified result:
     BAD_DATASET = "bad_dataset"
     DIVERGED = "diverged"
@@ -69,6 +70,7 @@ class Reason(StrEnum):
     INTERNAL = "internal"
     # How drawing may end without a picture, beside some of those above; a worker's are named as `core.drawing.Refusal`:
     MODEL_MISSING = "model_missing"
+    ORIGINAL_MISSING = "original_missing"
     MODEL_REJECTED = "model_rejected"
     MODEL_NOT_READY = "model_not_ready"
     UNMATCHED_LORA = "unmatched_lora"
@@ -77,6 +79,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     BAD_PICTURE = "bad_picture"
     NOT_FINITE = "not_finite"
+    NOT_COPIED = "not_copied"
 
 
 class FailureClass(StrEnum):
@@ -155,6 +158,7 @@ IMAGE_FAILURES: Mapping[Reason, Failure[ImageStatus]] = {
         ImageStatus.FAILED, "A model that the request names is no longer registered, or another one by now."
     ),
     Reason.MODEL_MISSING: _fault(ImageStatus.FAILED, "A LoRA that the request names has been erased."),
+    Reason.ORIGINAL_MISSING: _fault(ImageStatus.FAILED, "The picture to start from is gone."),
     Reason.MODEL_REJECTED: _fault(
         ImageStatus.FAILED, "A LoRA that the request names does not draw here as its trainer drew."
     ),
@@ -170,6 +174,9 @@ IMAGE_FAILURES: Mapping[Reason, Failure[ImageStatus]] = {
     Reason.WORKER_LOST: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was lost."),
     Reason.STORAGE_AWAY: _mishap(
         ImageStatus.FAILED, UNTIL_THE_DEADLINE, "The storage did not give out or take what drawing needs."
+    ),
+    Reason.NOT_COPIED: _shortage(
+        ImageStatus.FAILED, "The pictures were drawn, but could not be copied to the bucket that the request names."
     ),
     Reason.DRAINED: _mishap(ImageStatus.FAILED, 5, "The process that drew the picture was asked to make room."),
     Reason.INTERNAL: _mishap(ImageStatus.FAILED, 3, "Drawing met an internal error."),
@@ -268,7 +275,8 @@ IMAGE: Machine[ImageStatus] = Machine(
             }
         ),
         (ImageStatus.PROCESSING, ImageStatus.SUCCEED): frozenset({Reason.FINISHED}),
-        (ImageStatus.PROCESSING, ImageStatus.QUEUED): frozenset(
+        # Whoever releases a task has not tried it, or stops: that is no failure, and is not counted.
+        (ImageStatus.PROCESSING, ImageStatus.QUEUED): frozenset({Reason.RELEASED}).union(
             reason for reason, failure in IMAGE_FAILURES.items() if failure.failure_class is not FailureClass.USER
         ),
         (ImageStatus.PROCESSING, ImageStatus.FAILED): frozenset(IMAGE_FAILURES),

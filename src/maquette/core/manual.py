@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct, inspect
 
 from maquette.core.image_specs import (
+    AwsS3,
     ControlNet,
     CustomStorage,
     Drawing,
@@ -65,6 +66,7 @@ def drawing_table() -> str:
         "extra.webhook.": Webhook,
         "extra.webhook.test_mode.": WebhookTest,
         "extra.custom_storage.": CustomStorage,
+        "extra.custom_storage.aws_s3.": AwsS3,
         "extra.enterprise_plan.": EnterprisePlan,
     }
     return _table(*HEAD, rows=[row for prefix, struct in places.items() for row in _rows(struct, prefix)])

@@ -23,6 +23,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         task_id, fence: which attempt this is; they name it in messages and decide nothing.
+        name: what the task's owner calls it; decides nothing either, but in a sandbox (`core.rehearsal`).
         training: what decides the LoRA's bytes.
         base_path: the base model's folder in diffusers layout, as this node sees it.
         device: torch device string.
@@ -39,6 +40,7 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     fence: int
     training: TrainingSpec
     base_path: str
+    name: str = ""
     device: str = "cpu"
     checkpoint_every: int = 100
     abandon_after: float = 600.0

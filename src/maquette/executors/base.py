@@ -28,6 +28,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     Attributes:
         task_id, fence: the attempt's identity; launching is idempotent by them.
         tenant_id: whose task it is; attempts of one tenant on one node may share what they have computed.
+        name: what the task's owner calls it.
         training: the pinned spec.
         base_path: the base model's folder.
         pictures: storage key of each picture of `training.pictures`, in that order.
@@ -48,6 +49,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     checkpoint_every: int
     output_prefix: str
     tenant_id: str = ""
+    name: str = ""
 
 
 class Liveness(StrEnum):

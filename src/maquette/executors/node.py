@@ -136,6 +136,7 @@ class NodeAttempt:
         spec = RunSpec(
             task_id=plan.task_id,
             fence=plan.fence,
+            name=plan.name,
             training=plan.training,
             base_path=plan.base_path,
             device=plan.device,

@@ -1,4 +1,4 @@
-"""Settings that the tensor libraries read from the environment when they are imported. Torch-free."""
+"""What tensor libraries find around them: settings that they read when they are imported, and devices. Torch-free."""
 
 import os
 
@@ -12,6 +12,10 @@ ENVIRONMENT = {
     # CUDA's matrix library works deterministically only with a workspace of fixed size.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+
+
+class UnknownDevice(Exception):
+    """There is no such device here; the message says what torch says of it."""
 
 
 def prepare_environment() -> None:

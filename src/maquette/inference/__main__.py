@@ -15,18 +15,16 @@ from pathlib import Path
 
 import msgspec
 
-from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BrokenMessage, DrawRequest
-from maquette.core.registry import UnknownName
-from maquette.core.weights import BrokenWeights
-from maquette.families.environment import prepare_environment
+from maquette.families.environment import UnknownDevice, prepare_environment
 
 LORA_BYTES = 1 << 30
+WORKER = "maquette.inference.worker"
 
 
-def main() -> int:
-    """Do what the command line asks for; answer the exit code."""
-    arguments = _parser().parse_args()
+def main(worker: str = WORKER) -> int:
+    """Do what the command line asks for; answer the exit code. `worker` is the module whose `serve` serves."""
+    arguments = _parser(worker).parse_args()
     return arguments.run(arguments)
 
 
@@ -38,12 +36,15 @@ def _serve(arguments: argparse.Namespace) -> int:
         return 2
     prepare_environment()
     # By name and only now: torch takes seconds to import, and a wrong call should be answered at once.
-    worker = importlib.import_module("maquette.inference.worker")
+    worker = importlib.import_module(arguments.worker)
     with connection:
         try:
             return worker.serve(
                 connection, device=arguments.device, lora_bytes=arguments.lora_bytes, bases=arguments.bases
             )
+        except UnknownDevice as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
         except BrokenMessage as error:
             sys.stderr.write(f"not a request: {error}\n")
             return 1
@@ -55,25 +56,31 @@ def _draw(arguments: argparse.Namespace) -> int:
     except (OSError, msgspec.DecodeError) as error:
         sys.stderr.write(f"{arguments.requests}: {error}\n")
         return 2
+    if not requests:
+        sys.stderr.write(f"{arguments.requests}: an empty list; it must hold one request a picture\n")
+        return 2
     prepare_environment()
     drawing = importlib.import_module("maquette.inference.draw")
     try:
         drawing.draw_all(arguments.base, requests, arguments.out, arguments.device)
-    except (BrokenBase, UnknownName, BrokenWeights, OSError) as error:
+    except UnknownDevice as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except drawing.FORESEEN as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(worker: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m maquette.inference", description="Draw pictures with a base.")
     commands = parser.add_subparsers(required=True)
     serve = commands.add_parser("serve", help="draw what a server asks for")
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, worker=worker)
     serve.add_argument("--fd", type=int, required=True, metavar="N", help="file descriptor of a connected socket")
     serve.add_argument("--device", default="cpu", help="torch device string (default: cpu)")
     serve.add_argument(
-        "--lora-bytes", type=int, default=LORA_BYTES, help=f"host memory for LoRAs (default: {LORA_BYTES})"
+        "--lora-bytes", type=_count, default=LORA_BYTES, help=f"host memory for LoRAs (default: {LORA_BYTES})"
     )
     serve.add_argument("--bases", type=_count, default=1, help="bases that stay loaded at a time (default: 1)")
     draw = commands.add_parser("draw", help="draw a list of pictures to files")
@@ -86,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError(text)
-    return count
+    """A number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

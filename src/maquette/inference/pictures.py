@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from maquette.core.drawing import Difference, PictureFormat
+from maquette.core.drawing import Difference
+from maquette.core.picture_format import PictureFormat
 from maquette.families.base import BadPicture
 
 QUALITY = 95

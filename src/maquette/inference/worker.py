@@ -4,18 +4,14 @@ Whatever becomes of a request, it leaves nothing for the next: LoRAs are set ane
 for sure that it is as before says so (`Refused.clean`) and ends.
 """
 
-import gc
 import logging
 import socket
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
-from maquette.core.basefolder import BrokenBase, base_family
+from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import (
     PROTOCOL,
     Compare,
@@ -23,7 +19,6 @@ from maquette.core.drawing import (
     Draw,
     Drawn,
     DrawRequest,
-    Loaded,
     Progress,
     Ready,
     Refusal,
@@ -33,19 +28,16 @@ from maquette.core.drawing import (
 from maquette.core.registry import UnknownName
 from maquette.core.weights import BrokenWeights
 from maquette.families.base import (
-    Adapters,
     BadPicture,
     Heard,
     NotFinite,
-    Pipeline,
     UnmatchedLora,
     Unsupported,
-    load_family,
 )
-from maquette.families.registry import layouts
-from maquette.inference.adapters import LoraStore
 from maquette.inference.channel import Channel, HungUp
+from maquette.inference.device import usable_device
 from maquette.inference.pictures import decoded, difference, encoded
+from maquette.inference.residents import Resident, Residents
 
 log = logging.getLogger(__name__)
 
@@ -72,30 +64,11 @@ SLACK = 128 * 1024 * 1024
 """Bytes of device memory that libraries may keep as a workspace when all else is gone."""
 
 
-@dataclass(frozen=True)
-class Resident:
-    """A base in the device's memory."""
-
-    pipeline: Pipeline
-    adapters: Adapters
-    loras: LoraStore
-
-
 class Worker:
-    """Carries out requests.
+    """Carries out requests with the bases it holds."""
 
-    Args:
-        device: to draw on.
-        lora_bytes: host memory for LoRAs, divided among the bases.
-        bases: how many bases may be resident at a time; those used least recently go.
-    """
-
-    def __init__(self, device: torch.device, lora_bytes: int, bases: int) -> None:
-        self._device = device
-        self._lora_bytes = lora_bytes // bases
-        self._most_bases = bases
-        self._bases: OrderedDict[str, Resident] = OrderedDict()
-        """By their folders; the one used last is the last."""
+    def __init__(self, bases: Residents) -> None:
+        self._bases = bases
 
     def answer(self, message: ToWorker, heard: Heard) -> Drawn | Compared | Refused:
         """Carry out a request, or say why not.
@@ -113,19 +86,19 @@ class Worker:
                 log.exception("request %d", message.number)
         # Only here: until the error is gone, its traceback holds what the request had in memory.
         clean = self._tidied(reason) and reason is not Refusal.INTERNAL
-        return Refused(number=message.number, reason=reason, message=words, clean=clean, loaded=self._loaded())
+        return Refused(number=message.number, reason=reason, message=words, clean=clean, loaded=self._bases.loaded)
 
     def _drawn(self, message: Draw, heard: Heard) -> Drawn:
         began = time.monotonic()
-        resident = self._resident(message.base)
+        resident = self._bases.use(message.base)
         self._use_loras(resident, message.request)
         picture = encoded(resident.pipeline.draw(message.request, heard), message.format)
         seconds = time.monotonic() - began
-        return Drawn(number=message.number, picture=picture, seconds=seconds, loaded=self._loaded())
+        return Drawn(number=message.number, picture=picture, seconds=seconds, loaded=self._bases.loaded)
 
     def _compared(self, message: Compare, heard: Heard) -> Compared:
         sample, request = decoded(message.sample), message.request
-        resident = self._resident(message.base)
+        resident = self._bases.use(message.base)
         self._use_loras(resident, request)
         drawn = resident.pipeline.draw(request, lambda step, steps: heard(step, 2 * steps))
         resident.adapters.activate(())
@@ -134,22 +107,8 @@ class Worker:
             number=message.number,
             from_sample=difference(drawn, sample),
             from_base=difference(drawn, plain),
-            loaded=self._loaded(),
+            loaded=self._bases.loaded,
         )
-
-    def _resident(self, base: str) -> Resident:
-        """A base, loaded where it is not; no LoRA acts on it."""
-        if base not in self._bases:
-            family = load_family(base_family(Path(base), layouts()))
-            while len(self._bases) >= self._most_bases:
-                self._bases.popitem(last=False)
-                self._free_memory()
-            pipeline = family.pipeline.load(Path(base), self._device)
-            self._bases[base] = Resident(pipeline, family.adapters(pipeline), LoraStore(self._lora_bytes))
-        self._bases.move_to_end(base)
-        resident = self._bases[base]
-        resident.adapters.activate(())
-        return resident
 
     def _use_loras(self, resident: Resident, request: DrawRequest) -> None:
         try:
@@ -166,41 +125,27 @@ class Worker:
         try:
             if reason is Refusal.OUT_OF_MEMORY:
                 self._bases.clear()
-                self._free_memory()
-                return self._device_bytes() <= SLACK
-            for resident in self._bases.values():
-                resident.adapters.activate(())
+                return self._bases.device_bytes <= SLACK
+            self._bases.deactivate()
         except Exception:  # a device that failed may fail in any way
             log.exception("what a refused request left can't be taken back")
             return False
         return True
 
-    def _free_memory(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
-    def _device_bytes(self) -> int:
-        """Bytes in use on the device; 0 on the CPU, which does not tell."""
-        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0
-
-    def _loaded(self) -> Loaded:
-        if not self._bases:
-            return Loaded(base="", loras=())
-        base = next(reversed(self._bases))
-        return Loaded(base=base, loras=self._bases[base].loras.paths)
-
-
-def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int) -> int:
+def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int, kind: type[Worker] = Worker) -> int:
     """Answer requests until the server hangs up; answer the exit code, 1 where the worker must be replaced.
 
+    `kind` is what carries them out.
+
     Raises:
+        UnknownDevice: see there.
         BrokenMessage: what came is no request.
     """
-    place = torch.device(device)
+    place = usable_device(device)
     # As the trainer works: its sample must come out again.
     torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
-    worker, channel = Worker(place, lora_bytes, bases), Channel(connection)
+    worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
         channel.send(Ready(protocol=PROTOCOL, device=device, versions={name: version(name) for name in LIBRARIES}))
         while True:

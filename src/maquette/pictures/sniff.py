@@ -6,26 +6,18 @@ Sources: JPEG is ITU-T T.81 annex B, PNG is W3C PNG (third edition) section 5, W
 """
 
 from collections.abc import Generator
-from enum import StrEnum
 from typing import Literal
 
 from msgspec import Struct
 
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.picture_format import PictureFormat
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
 
 UNKNOWN = "the bytes are neither a JPEG, a PNG nor a WebP picture; send one of these"
-
-
-class PictureFormat(StrEnum):
-    """Formats that are taken; also the file extension of a picture."""
-
-    JPEG = "jpeg"
-    PNG = "png"
-    WEBP = "webp"
 
 
 class PictureHeader(Struct, frozen=True):

@@ -10,6 +10,7 @@ from maquette.db.engine import Database
 from maquette.server.access.middleware import KeyRequired, tenant_of
 from maquette.server.account import routes as account
 from maquette.server.assets import routes as assets
+from maquette.server.base_url import base_url_of
 from maquette.server.health import healthz, readyz
 from maquette.server.http_errors import EXCEPTION_HANDLERS
 from maquette.server.idempotency import idempotency_of
@@ -21,6 +22,7 @@ from maquette.server.queries import TidyQueries
 from maquette.server.settings import Settings
 from maquette.server.signing import open_signer
 from maquette.server.training import routes as training
+from maquette.serving.base import Pool
 from maquette.storage.base import Storage
 
 OPEN: list[ControllerRouterHandler] = [healthz, readyz, openapi_json]
@@ -51,15 +53,20 @@ WITH_PICTURE: list[ControllerRouterHandler] = [images.image_to_image]
 """Such routes whose bodies carry a picture, and may be so much larger."""
 
 
-def create_app(settings: Settings, database: Database, storage: Storage) -> Litestar:
-    """The API as an ASGI application. Opening, migrating and closing what it is given is the caller's part."""
+def create_app(settings: Settings, database: Database, storage: Storage, pool: Pool | None = None) -> Litestar:
+    """The API as an ASGI application. Opening, migrating and closing what it is given is the caller's part.
+
+    Without the `pool` that draws what is asked for here, nothing is said of how drawing does.
+    """
     return Litestar(
         [*OPEN, *SIGNED, *_keyed("/v3", settings), *_keyed("/", settings, include_in_schema=False)],
         dependencies={
             "settings": _constant(settings),
             "database": _constant(database),
             "storage": _constant(storage),
+            "pool": _constant(pool),
             "signer": _constant(open_signer(settings)),
+            "base_url": Provide(base_url_of, sync_to_thread=False),
         },
         state=State({"database": database}, deep_copy=False),
         middleware=[Lingering(), TidyQueries()],

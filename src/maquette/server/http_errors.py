@@ -19,7 +19,7 @@ from litestar.typing import FieldDefinition
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, MaquetteError
+from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, MaquetteError, RateLimitExceeded
 from maquette.core.requirements import requirement, shown
 from maquette.server.queries import parameter_type
 
@@ -30,24 +30,40 @@ NOT_NOW = ("08", "53", "57P")
 """SQL states of a server that can't be reached, is full, or starts or stops (PostgreSQL's appendix A)."""
 
 
-ERRORS = {
-    status: ResponseSpec(ErrorBody, description=words, generate_examples=False)
-    for status, words in {
+FAILURE = "failure"
+"""Key of a call's options under which it names the reason that is published for what goes wrong in the server."""
+CREATES_TASK = {FAILURE: ErrorReason.CREATE_TASK_FAILED}
+GETS_RESULT = {FAILURE: ErrorReason.GET_RESULT_FAILED}
+
+AWAY = "Database or storage can't be reached; try again shortly."
+FAILED = "Database or storage can't be reached, and there is a Retry-After; or there is none, and it is a defect."
+
+
+def _documented(words: dict[int, str]) -> dict[int, ResponseSpec]:
+    return {
+        status: ResponseSpec(ErrorBody, description=meaning, generate_examples=False)
+        for status, meaning in words.items()
+    }
+
+
+_REFUSALS = _documented(
+    {
         400: "A field, a parameter or a picture breaks its rule.",
         403: "The API key or the upload address is not good.",
         404: "No such call, or no such task of this tenant.",
         409: "The task's status does not allow it, or a picture was uploaded anew or erased while a task took it.",
-        503: "Database or storage can't be reached; try again shortly.",
-    }.items()
-}
-"""Every call's errors, for the API schema."""
+    }
+)
+_REUSED = _documented({422: "The Idempotency-Key came with another request before."})
 
-CREATING_ERRORS = ERRORS | {
-    422: ResponseSpec(
-        ErrorBody, description="The Idempotency-Key came with another request before.", generate_examples=False
-    )
-}
-"""Those of the calls that create, and take a key for it."""
+# Every call's errors, for the API schema. A call that creates takes an Idempotency-Key.
+ERRORS = _REFUSALS | _documented({503: AWAY})
+CREATING_ERRORS = ERRORS | _REUSED
+TASK_CREATING_ERRORS = _REFUSALS | _REUSED | _documented({500: FAILED})
+DRAWING_ERRORS = TASK_CREATING_ERRORS | _documented(
+    {429: "More pictures were asked for than may be in a minute; there is room again after Retry-After seconds."}
+)
+RESULT_ERRORS = _REFUSALS | _documented({500: FAILED})
 
 
 def answer(error: MaquetteError, headers: dict[str, str] | None = None) -> Response[ErrorBody]:
@@ -57,6 +73,10 @@ def answer(error: MaquetteError, headers: dict[str, str] | None = None) -> Respo
 
 def _known(_request: Connection, error: MaquetteError) -> Response[ErrorBody]:
     return answer(error)
+
+
+def _too_fast(_request: Connection, error: RateLimitExceeded) -> Response[ErrorBody]:
+    return answer(error, {"Retry-After": str(error.retry_after)})
 
 
 def _unknown_route(_request: Connection, _error: NotFoundException) -> Response[ErrorBody]:
@@ -102,10 +122,9 @@ def _client_mistake(_request: Connection, error: ClientException) -> Response[Er
 
 def _backend_away(request: Connection, error: Exception) -> Response[ErrorBody]:
     log.error("backend unavailable", method=request.method, path=request.url.path, exc_info=error)
-    unavailable = MaquetteError(
-        ErrorReason.SERVICE_UNAVAILABLE, "the database or the storage can't be reached; try again shortly"
-    )
-    return answer(unavailable, {"Retry-After": "5"})
+    reason = _failure(request, ErrorReason.SERVICE_UNAVAILABLE)
+    words = "the database or the storage can't be reached; try again shortly"
+    return answer(MaquetteError(reason, words), {"Retry-After": "5"})
 
 
 def _database_error(request: Connection, error: DBAPIError) -> Response[ErrorBody]:
@@ -129,11 +148,19 @@ def _framework_error(request: Connection, error: InternalServerException) -> Res
 
 def _defect(request: Connection, error: Exception) -> Response[ErrorBody]:
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return answer(MaquetteError(ErrorReason.INTERNAL_ERROR, "internal error; the server's log has the details"))
+    reason = _failure(request, ErrorReason.INTERNAL_ERROR)
+    return answer(MaquetteError(reason, "internal error; the server's log has the details"))
+
+
+def _failure(request: Connection, otherwise: ErrorReason) -> ErrorReason:
+    """The reason that is published for a failure of this call; a request that met no call has none."""
+    handler = request.scope.get("route_handler")
+    return handler.opt.get(FAILURE, otherwise) if handler else otherwise
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     MaquetteError: _known,
+    RateLimitExceeded: _too_fast,
     NotFoundException: _unknown_route,
     MethodNotAllowedException: _wrong_method,
     ValidationException: _invalid_parameter,

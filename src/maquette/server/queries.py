@@ -10,14 +10,22 @@ from litestar.middleware import ASGIMiddleware
 from litestar.params import QueryParameter
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from litestar.typing import FieldDefinition
-from msgspec import Meta, inspect
+from msgspec import Meta, Struct, inspect
 
 from maquette.core.errors import InvalidRequest
+from maquette.core.manual import SAME
 from maquette.core.requirements import description
 
 _BRACKETED = re.compile(r"\[([^\[\]]+)\]")
+_PLACE_IN_LIST = re.compile(r"\[[0-9]*\]\Z")
 
 Pairs = list[tuple[str, str]]
+
+
+class Published(Struct, frozen=True):
+    """Beside a parameter's definition: where it departs from the published API."""
+
+    words: str
 
 
 class TidyQueries(ASGIMiddleware):
@@ -33,8 +41,13 @@ class TidyQueries(ASGIMiddleware):
 
 
 def dotted(query: bytes) -> Pairs:
-    """The query's parameters with dots for brackets, without blank values."""
-    return [(_BRACKETED.sub(r".\1", name), value) for name, value in parse_qsl(query.decode("latin-1"))]
+    """The query's parameters with dots for brackets, without blank values, and without `[]` or a number behind a list's
+    name: lists are in the order in which they come.
+    """
+    return [
+        (_BRACKETED.sub(r".\1", _PLACE_IN_LIST.sub("", name)), value)
+        for name, value in parse_qsl(query.decode("latin-1"))
+    ]
 
 
 def refuse_doubles(pairs: Pairs, handler: BaseRouteHandler) -> None:
@@ -69,13 +82,18 @@ def query_table(handlers: Iterable[ControllerRouterHandler]) -> str:
     """Every query parameter of these calls, below `/v3`, as a Markdown table; `docs/api.md` shows it."""
     rows = [
         f"| `/v3{path.replace(':str', '')}` | `{rule.name}` | {description(parameter_type(field, rule))}"
-        f" | {_default(field)} | {rule.description} |"
+        f" | {_published(field)} | {_default(field)} | {rule.description} |"
         for handler in handlers
         if isinstance(handler, BaseRouteHandler)
         for path in sorted(handler.paths)
         for field, rule in parameters(handler)
     ]
-    return "\n".join(["| call | parameter | takes | default | meaning |", "| --- | --- | --- | --- | --- |", *rows])
+    head = "| call | parameter | takes | beside the published API | default | meaning |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows])
+
+
+def _published(field: FieldDefinition) -> str:
+    return next((beside.words for beside in field.metadata if isinstance(beside, Published)), SAME)
 
 
 def _default(field: FieldDefinition) -> str:

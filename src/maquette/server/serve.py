@@ -56,6 +56,8 @@ async def serve(settings: Settings, host: str, port: int, announce: Callable[[st
 @asynccontextmanager
 async def service(settings: Settings) -> AsyncGenerator[Litestar]:
     """Everything but the HTTP server: database, storage, executor, pool, running loops, and the app over them."""
+    if settings.sandbox:
+        log.warning("server.sandbox", bases=BUNDLED_BASE.name, steps=settings.sandbox_steps, side=settings.sandbox_side)
     database = open_database(settings.database)
     try:
         await upgrade(database)
@@ -79,7 +81,7 @@ async def service(settings: Settings) -> AsyncGenerator[Litestar]:
         try:
             await pool.start()
             await supervision.start()
-            yield create_app(settings, database, storage)
+            yield create_app(settings, database, storage, pool)
         finally:
             await end_all(supervision.stop, pool.close, executor.close)
     finally:

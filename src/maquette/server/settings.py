@@ -8,17 +8,22 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from maquette.core.errors import InvalidRequest
 from maquette.core.image_specs import MAX_DRAWING_STEPS, MAX_IMAGE_PIXELS, MAX_IMAGES, MIN_IMAGE_SIDE, ImageLimits
 from maquette.core.rundir import DEFAULT_CACHE_BYTES
-from maquette.core.specs import MAX_PICTURES
+from maquette.core.specs import MAX_PICTURES, MAX_SIDE, SIDE_MULTIPLE
 from maquette.executors.node import NodeSettings
 from maquette.pictures.limits import PictureLimits
-from maquette.server.webhooks.outbound import Network, read_networks
+from maquette.server.images.copies import OpenedBucket, read_opened
+from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
+SANDBOX_TRAINER = ("-m", "maquette.testing.failing_trainer")
+SANDBOX_WORKER = ("-m", "maquette.testing.failing_worker")
+"""Programs that break down where they are asked to, and else do as the usual ones do."""
 
 
 class LogFormat(StrEnum):
@@ -115,6 +120,14 @@ class Settings(Struct, frozen=True, kw_only=True):
             description=f"Largest drawn picture, in pixels: width times height; {MAX_IMAGE_PIXELS} is published.",
         ),
     ] = MAX_IMAGE_PIXELS
+    images_per_minute: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Pictures that one tenant may ask for in a minute, over all its keys; 0 is no limit. Asking for"
+            " results is never limited.",
+        ),
+    ] = 0
     max_original_bytes: Annotated[
         int, Meta(ge=1, description="Largest picture that drawing may start from, in bytes.")
     ] = 10_000_000
@@ -209,8 +222,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
     ] = 300.0
     image_deadline: Annotated[
-        float, Meta(gt=0, description="Seconds from its creation after which an image task that still waits is failed.")
+        float,
+        Meta(gt=0, description="Seconds from its creation after which an image task fails, waiting or being drawn."),
     ] = 24 * 3600.0
+    comparison_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds after which comparing a new model with its trainer's sample is begun anew, the wait"
+            " for a worker included.",
+        ),
+    ] = 3600.0
     model_wait: Annotated[
         float, Meta(ge=0, description="Seconds for which an image task waits until its LoRA is served.")
     ] = 600.0
@@ -221,6 +243,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     webhook_timeout: Annotated[float, Meta(gt=0, description="Seconds that a webhook has to answer.")] = 5.0
+    custom_storage: Annotated[
+        str,
+        Meta(
+            description="Buckets that requests may have their pictures copied to, or folders in them, such as"
+            " `s3://pictures,s3://shared/maquette`; empty opens none."
+        ),
+    ] = ""
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
@@ -235,6 +264,26 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds between two looks at the queue and at running trainings.")
     ] = 0.5
     reap_interval: Annotated[float, Meta(gt=0, description="Seconds between two rounds of clearing up.")] = 60.0
+    sandbox: Annotated[
+        bool,
+        Meta(
+            description="Whether this server is a sandbox, for trying clients out: every published base is the bundled"
+            " one, trainings and pictures are small, and what a client asks to break down does (`docs/sandbox.md`)."
+        ),
+    ] = False
+    sandbox_side: Annotated[
+        int,
+        Meta(
+            ge=MIN_IMAGE_SIDE,
+            le=MAX_SIDE,
+            multiple_of=SIDE_MULTIPLE,
+            description="Most pixels of a picture's side in a sandbox, trained on or drawn; a multiple of"
+            f" {SIDE_MULTIPLE}.",
+        ),
+    ] = 128
+    sandbox_steps: Annotated[
+        int, Meta(ge=1, description="Most steps of a training in a sandbox, and of a picture that is drawn.")
+    ] = 60
     log_format: Annotated[LogFormat, Meta(description="`console` for people, `json` for machines.")] = LogFormat.CONSOLE
 
     @property
@@ -255,23 +304,25 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def image_limits(self) -> ImageLimits:
         """What a request for pictures may ask for at most."""
-        return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=self.max_image_num)
+        images = min(self.max_image_num, self.images_per_minute or self.max_image_num)
+        return ImageLimits(pixels=self.max_image_pixels, steps=self.max_image_steps, images=images)
 
     @property
     def node_settings(self) -> NodeSettings:
         """What every executor's nodes are given."""
-        return NodeSettings(
+        settings = NodeSettings(
             threads=self.trainer_threads,
             abandon_after=self.abandon_after,
             nice=self.trainer_nice,
             cache_bytes=self.trainer_cache_bytes,
             face_detector=self.face_detector,
         )
+        return replace(settings, program=SANDBOX_TRAINER) if self.sandbox else settings
 
     @property
     def pool_settings(self) -> PoolSettings:
         """What every pool is given."""
-        return PoolSettings(
+        settings = PoolSettings(
             threads=self.drawing_threads,
             lora_bytes=self.drawing_lora_bytes,
             bases=self.drawing_bases,
@@ -280,18 +331,31 @@ class Settings(Struct, frozen=True, kw_only=True):
             overdue_slice=self.drawing_overdue_slice,
             silence_timeout=self.drawing_silence,
         )
+        return replace(settings, program=SANDBOX_WORKER) if self.sandbox else settings
 
     @property
-    def outbound_networks(self) -> tuple[Network, ...]:
-        """Networks that may be called though they are not public.
+    def outbound_reach(self) -> Reach:
+        """What tenants may make the server call.
 
         Raises:
             InvalidRequest: one of them is no network.
         """
         try:
-            return read_networks(self.outbound_allow)
+            return Reach(read_networks(self.outbound_allow))
         except ValueError as error:
             raise InvalidRequest(variable("outbound_allow"), f"can't be used: {error}") from None
+
+    @property
+    def opened_buckets(self) -> tuple[OpenedBucket, ...]:
+        """Where requests may have their pictures copied.
+
+        Raises:
+            InvalidRequest: one of them is no bucket's address.
+        """
+        try:
+            return read_opened(self.custom_storage)
+        except ValueError as error:
+            raise InvalidRequest(variable("custom_storage"), f"can't be used: {error}") from None
 
     @property
     def original_limits(self) -> PictureLimits:

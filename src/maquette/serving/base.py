@@ -9,7 +9,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from maquette.core.drawing import Difference, DrawRequest, PictureFormat, Refusal
+from maquette.core.drawing import BaseUse, Difference, DrawRequest, Refusal
+from maquette.core.picture_format import PictureFormat
+
+PROGRAM = ("-m", "maquette.inference")
+"""Python's arguments that mean the inference worker."""
 
 
 class StoredLora(Struct, frozen=True, kw_only=True):
@@ -24,13 +28,13 @@ class DrawJob(Struct, frozen=True, kw_only=True):
     """One picture.
 
     Attributes:
-        base: folder of the base, as every node sees it.
+        base: its folder as every node sees it.
         request: without `loras`; those are fetched from storage.
         loras: added to the base for this picture alone.
         format: of the picture's file.
     """
 
-    base: str
+    base: BaseUse
     request: DrawRequest
     loras: tuple[StoredLora, ...] = ()
     format: PictureFormat = PictureFormat.PNG
@@ -39,7 +43,7 @@ class DrawJob(Struct, frozen=True, kw_only=True):
 class CompareJob(Struct, frozen=True, kw_only=True):
     """A trained LoRA against the sample (a PNG under `sample_key`) that its trainer drew from the same request."""
 
-    base: str
+    base: BaseUse
     request: DrawRequest
     lora: StoredLora
     sample_key: str
@@ -72,6 +76,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
         start_timeout: seconds a worker may take until it is ready.
         silence_timeout: seconds a worker that draws may say nothing, loading a base included, before it is replaced.
         nice: how far workers stand back for other processes of their node, 0 (not at all) to 19.
+        program: Python's arguments that mean the worker.
     """
 
     threads: int
@@ -83,6 +88,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     start_timeout: float = 300.0
     silence_timeout: float = 300.0
     nice: int = 0
+    program: tuple[str, ...] = PROGRAM
 
 
 class PoolState(Struct, frozen=True, kw_only=True):

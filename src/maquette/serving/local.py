@@ -24,7 +24,7 @@ from maquette.serving.base import (
 )
 from maquette.serving.queue import JobQueue, Patience, Waiting
 from maquette.serving.staging import Held, LoraCache
-from maquette.serving.worker import PROGRAM, Answer, Worker
+from maquette.serving.worker import Answer, Worker
 from maquette.storage.base import Storage
 
 T = TypeVar("T")
@@ -55,7 +55,6 @@ class LocalPool(Pool):
         *,
         devices: tuple[str, ...],
         settings: PoolSettings,
-        program: Sequence[str] = PROGRAM,
     ) -> None:
         """Take what it works with; nothing is touched before `start`.
 
@@ -64,13 +63,11 @@ class LocalPool(Pool):
             storage: where LoRAs and samples are fetched from.
             devices: torch device strings, a worker each.
             settings: for every worker.
-            program: Python's arguments that mean the worker.
         """
         self._root = root.resolve()
         self._storage = storage
         self._devices = devices
         self._settings = settings
-        self._program = program
         self._loras = LoraCache(self._root / LORAS, storage, settings.staged_bytes)
         self._queue = JobQueue(Patience(longest_wait=settings.longest_wait, slice=settings.overdue_slice))
         self._jobs: dict[int, _Job] = {}
@@ -229,7 +226,7 @@ class LocalPool(Pool):
 
     async def _use_one(self, number: int) -> str:
         """Start a worker and give it jobs until it is lost; answers why, when it is gone."""
-        worker = Worker(self._program, self._devices[number], self._log(number), self._settings)
+        worker = Worker(self._devices[number], self._log(number), self._settings)
         self._processes[number] = worker
         try:
             await worker.start()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
-from maquette.core.drawing import Loaded
+from maquette.core.drawing import BaseUse, Loaded
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -15,13 +15,13 @@ class Waiting(Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: its own; later ones are higher, one by one.
-        base: folder of the base it needs.
+        base: the one it needs.
         loras: paths of the LoRA files it needs.
         since: when it began to wait, seconds of the monotonic clock.
     """
 
     number: int
-    base: str
+    base: BaseUse
     loras: tuple[str, ...]
     since: float
 
@@ -95,7 +95,7 @@ class JobQueue:
         """How many jobs wait."""
         return len(self._waiting)
 
-    def put(self, number: int, base: str, loras: tuple[str, ...]) -> None:
+    def put(self, number: int, base: BaseUse, loras: tuple[str, ...]) -> None:
         """Let a job wait from now on."""
         self._enter(Waiting(number=number, base=base, loras=loras, since=self._clock()))
 

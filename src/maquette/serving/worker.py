@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -31,11 +31,9 @@ from maquette.core.drawing import (
 from maquette.core.processes import identify
 from maquette.serving.base import Heard, PoolSettings, WorkerLost
 
-PROGRAM = ("-m", "maquette.inference")
-"""Python's arguments that mean the inference worker."""
 LOOK_AGAIN = 0.02
 """Seconds between two looks at a process that was killed."""
-NOTHING_LOADED = Loaded(base="", loras=())
+NOTHING_LOADED = Loaded(base=None, loras=())
 
 Answer: TypeAlias = Drawn | Compared | Refused
 
@@ -52,9 +50,8 @@ class Worker:
         exit_code: of its process once it has ended and was ours to ask; negative for a signal.
     """
 
-    def __init__(self, program: Sequence[str], device: str, log: Path, settings: PoolSettings) -> None:
-        """Take the arguments of Python that mean the worker, its torch device string, and the file for its output."""
-        self._program = program
+    def __init__(self, device: str, log: Path, settings: PoolSettings) -> None:
+        """Take its torch device string, and the file for its output."""
         self._device = device
         self._log = log
         self._settings = settings
@@ -135,7 +132,7 @@ class Worker:
                 self._log.replace(self._log.with_suffix(".previous"))
             self.pid = start_child(
                 (
-                    *self._program,
+                    *self._settings.program,
                     *("serve", "--fd", str(GIVEN_FD), "--device", self._device),
                     *("--lora-bytes", str(self._settings.lora_bytes), "--bases", str(self._settings.bases)),
                 ),

@@ -78,13 +78,13 @@ class ObjectStorage(Storage):
 
     async def get(self, key: str) -> bytes:
         """See `Storage.get`."""
-        with _translated(check_key(key)):
+        with translated(check_key(key)):
             result = await self._store.get_async(key)
             return bytes(await result.bytes_async())
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
         """See `Storage.stream`."""
-        with _translated(check_key(key)):
+        with translated(check_key(key)):
             result = await self._store.get_async(key)
             async for chunk in result.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
@@ -95,20 +95,20 @@ class ObjectStorage(Storage):
 
     async def head(self, key: str) -> ObjectInfo:
         """See `Storage.head`."""
-        with _translated(check_key(key)):
+        with translated(check_key(key)):
             meta = await self._store.head_async(key)
             return ObjectInfo(key=key, size=meta["size"])
 
     async def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""
         check_key(target)
-        with _translated(check_key(source)):
+        with translated(check_key(source)):
             await self._store.copy_async(source, target)
 
     async def delete(self, key: str) -> None:
         """See `Storage.delete`."""
         try:
-            with _translated(check_key(key)):
+            with translated(check_key(key)):
                 await self._store.delete_async(key)
         except ObjectMissing:
             return
@@ -116,7 +116,7 @@ class ObjectStorage(Storage):
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `Storage.list`. The empty prefix lists everything."""
         within = f"{check_key(prefix)}/" if prefix else ""
-        with _translated(prefix):
+        with translated(prefix):
             async for batch in self._store.list(prefix or None):
                 for meta in batch:
                     key = meta["path"]
@@ -125,13 +125,13 @@ class ObjectStorage(Storage):
                         yield ObjectInfo(key=key, size=meta["size"])
 
     async def _write(self, key: str, source: "bytes | Path | _Counted") -> None:
-        with _translated(None):
+        with translated(None):
             await self._store.put_async(key, source, chunk_size=PART, max_concurrency=PARTS_AT_ONCE)
 
     def _download(self, key: str, path: Path) -> None:
-        with _translated(key):
+        with translated(key):
             result = self._store.get(key)
-        with _translated(None), atomic_file(path) as file:
+        with translated(None), atomic_file(path) as file:
             for chunk in result.stream(min_chunk_size=CHUNK):
                 file.write(chunk)
 
@@ -174,7 +174,7 @@ class LocalStorage(ObjectStorage):
         try:
             await super()._write(staged, source)
             await asyncio.to_thread(_fsync, self._root / staged)
-            with _translated(None):
+            with translated(None):
                 await self._store.rename_async(staged, key)
         except BaseException:
             (self._root / staged).unlink(missing_ok=True)
@@ -237,7 +237,7 @@ class _Counted:
 
 
 @contextmanager
-def _translated(missing: str | None) -> Generator[None]:
+def translated(missing: str | None) -> Generator[None]:
     """Turn obstore's errors into the port's; `missing` names the object that a "not found" is about."""
     try:
         yield

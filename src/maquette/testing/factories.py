@@ -151,9 +151,9 @@ async def make_model(conn: AsyncConnection, tenant_id: str, task_id: str) -> str
     return model.id
 
 
-def image_spec() -> ImageSpec:
+def image_spec(prompt: str = "a cat") -> ImageSpec:
     """The resolved spec of two small pictures with every default, seed 42."""
-    request = TextToImage(model_name="tiny", prompt="a cat", width=128, height=128, image_num=2)
+    request = TextToImage(model_name="tiny", prompt=prompt, width=128, height=128, image_num=2)
     base = BaseRef(request.model_name, "sd15", SHA256)
     return resolve_image(TextToImageBody(request=request), NamedModels(base=base), draw_seed=lambda: 42)
 
@@ -164,6 +164,7 @@ async def make_image_task(
     *,
     status: ImageStatus = ImageStatus.QUEUED,
     webhook_url: str | None = None,
+    prompt: str = "a cat",
 ) -> str:
     """Create an image task and move it to `status` (the row alone, no objects); answer its id."""
     task_id = new_task_id()
@@ -172,7 +173,7 @@ async def make_image_task(
         tenant_id=tenant_id,
         image_task_id=task_id,
         kind=ImageKind.TEXT,
-        spec=image_spec(),
+        spec=image_spec(prompt),
         original_key=None,
         webhook_url=webhook_url,
         public_url="http://maquette.test",

@@ -28,7 +28,7 @@ from maquette.testing.factories import make_dataset, make_tenant, training_spec
 from maquette.testing.scripted_executor import Script, ScriptedExecutor, ScriptedNode
 from maquette.testing.scripted_pool import ScriptedPool
 
-SETTINGS = Settings(loop_interval=0.01, checkpoint_every=4, stop_grace=0.05)
+SETTINGS = Settings(loop_interval=0.01, checkpoint_every=4, stop_grace=0.05, signing_secret="of tests alone " * 3)
 PATIENCE = 30.0
 STEPS = 10
 SLOW = 0.02

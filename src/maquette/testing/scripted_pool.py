@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct
 from PIL import Image
 
-from maquette.core.drawing import Difference, DrawRequest, LoraUse, PictureFormat, Refusal
+from maquette.core.drawing import BaseUse, Difference, DrawRequest, LoraUse, Refusal
 from maquette.core.ids import sha256_hex
+from maquette.core.picture_format import PictureFormat
 from maquette.serving.base import (
     CompareJob,
     Comparison,
@@ -198,7 +199,7 @@ class _Caller:
 
 
 def flat_picture(
-    base: str, request: DrawRequest, loras: Sequence[StoredLora | LoraUse], file_format: PictureFormat
+    base: BaseUse, request: DrawRequest, loras: Sequence[StoredLora | LoraUse], file_format: PictureFormat
 ) -> bytes:
     """A picture file of the size asked for, in one colour that everything asked for decides."""
     colour = sha256_hex(msgspec.msgpack.encode((base, request, loras)))

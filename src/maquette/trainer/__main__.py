@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from maquette.core.processes import identify
@@ -21,8 +22,14 @@ from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
 
 
-def main() -> int:
-    """Run one attempt; answer the exit code."""
+def run(attempt: Attempt) -> None:
+    """Carry out an attempt; raises as `maquette.trainer.loop.run` does."""
+    # By name and only now: torch takes seconds to import, and a failing import is a failure to report.
+    importlib.import_module("maquette.trainer.loop").run(attempt)
+
+
+def main(carry_out: Callable[[Attempt], None] = run) -> int:
+    """Take one attempt from its run directory and have it carried out; answer the exit code."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.stderr.write("usage: python -m maquette.trainer RUN_DIR\n")
         return 2
@@ -33,18 +40,19 @@ def main() -> int:
     supervision = Supervision(directory)
     supervision.listen()
     with Reporter(directory.events) as reporter:
-        return _attempt(directory, supervision, reporter)
+        return _attempt(directory, supervision, reporter, carry_out)
 
 
-def _attempt(directory: RunDirectory, supervision: Supervision, reporter: Reporter) -> int:
+def _attempt(
+    directory: RunDirectory, supervision: Supervision, reporter: Reporter, carry_out: Callable[[Attempt], None]
+) -> int:
     try:
         spec = directory.read(directory.spec, RunSpec)
         if spec is None:
             raise FileNotFoundError(f"{directory.spec} does not exist")
         supervision.abandon_after = spec.abandon_after
         prepare_environment()
-        # By name and only now: torch takes seconds to import, and a failing import is a failure to report.
-        importlib.import_module("maquette.trainer.loop").run(Attempt(directory, spec, supervision, reporter))
+        carry_out(Attempt(directory, spec, supervision, reporter))
     except StopRequested as stop:
         reporter.say(Stopped(at=time.time(), step=stop.step))
         return 0

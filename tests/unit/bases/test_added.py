@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,23 @@ from safetensors.numpy import save_file
 
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.bases.embedding import inspect_embedding
-from maquette.bases.vae import inspect_vae
+from maquette.bases.folder import inspect_base
+from maquette.bases.vae import INTO_LATENTS, inspect_vae
 from maquette.core.basefolder import BrokenBase
 from maquette.core.files import file_sha256
+from maquette.families.registry import layouts
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
 def vae(tmp_path: Path) -> Path:
     return shutil.copytree(BUNDLED_PATH / "vae", tmp_path / "vae")
+
+
+def write(path: Path, tensors: dict[str, Any]) -> Path:
+    save_file(tensors, path)
+    return path
 
 
 def configure(vae: Path, **changes: object) -> None:
@@ -39,27 +50,30 @@ def test_the_bundled_bases_own_autoencoder_is_a_vae(vae: Path) -> None:
 )
 def test_published_vaes_are_told_apart(vae: Path, scale: float | None, channels: int | None, family: str) -> None:
     configure(vae, scaling_factor=scale, latent_channels=channels)
+    write(vae / WEIGHTS, {INTO_LATENTS: np.zeros((8, channels or 4, 3, 3), np.float16)})
     found = inspect_vae(vae)
     assert (found.family, found.latent_channels) == (family, channels or 4)
 
 
-def test_what_is_no_vae_is_told(vae: Path) -> None:
-    configure(vae, _class_name="AutoencoderTiny")
-    with pytest.raises(BrokenBase, match=r"config.json is of the class 'AutoencoderTiny'; a VAE is an AutoencoderKL"):
-        inspect_vae(vae)
-    configure(vae, _class_name="AutoencoderKL", latent_channels="four")
+def test_what_is_no_whole_vae_is_told(vae: Path) -> None:
+    configure(vae, latent_channels="four")
     with pytest.raises(BrokenBase, match="latent_channels must be a whole number, got 'four'"):
         inspect_vae(vae)
     configure(vae, latent_channels=4)
-    weights = vae / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BrokenBase, match=f"for latents of 4 channels, as config.json says, found {INTO_LATENTS} for 8"):
+        inspect_vae(vae)
+    configure(vae, latent_channels=8)
+    weights = vae / WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
     with pytest.raises(BrokenBase, match="its header speaks of"):
         inspect_vae(vae)
     weights.rename(vae / "diffusion_pytorch_model.bin")
     with pytest.raises(BrokenBase, match="holds pickled weights only; convert them to safetensors"):
         inspect_vae(vae)
-    with pytest.raises(BrokenBase, match=r"unet/config.json is of the class 'UNet2DConditionModel'"):
-        inspect_vae(BUNDLED_PATH / "unet")
+    shutil.copyfile(BUNDLED_PATH / "unet" / WEIGHTS, weights)
+    with pytest.raises(BrokenBase, match=r"expected an autoencoder's weights, among them .*, found .*conv"):
+        inspect_vae(vae)
 
 
 def embedding(folder: Path, **shapes: tuple[int, ...]) -> Path:
@@ -95,28 +109,116 @@ def test_vectors_of_two_text_encoders_are_of_sdxl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "found"),
+    ("shapes", "words"),
     [
-        ({"a": (1, 768), "b": (1, 768)}, r"a \[1, 768\], b \[1, 768\]"),
-        ({"emb_params": (1, 2, 768)}, r"emb_params \[1, 2, 768\]"),
-        ({"emb_params": (0, 768)}, r"emb_params \[0, 768\]"),
-        ({}, "none"),
+        ({"a": (1, 768), "b": (1, 768)}, r"expected one tensor of vectors, found a \[1, 768\], b \[1, 768\]"),
+        ({}, "expected one tensor of vectors, found none"),
+        ({"emb_params": (1, 2, 768)}, r"expected 1 to 75 vectors, found emb_params \[1, 2, 768\]"),
+        ({"emb_params": (0, 768)}, r"expected 1 to 75 vectors, found emb_params \[0, 768\]"),
+        ({"emb_params": (76, 768)}, r"expected 1 to 75 vectors, found emb_params \[76, 768\]"),
+        ({"clip_l": (2, 768), "clip_g": (3, 1280)}, "for either text encoder, found 2 of clip_l, 3 of clip_g"),
     ],
 )
-def test_a_file_without_vectors_says_what_it_holds(
-    tmp_path: Path, shapes: dict[str, tuple[int, ...]], found: str
-) -> None:
-    with pytest.raises(BrokenBase, match=f"wanted one tensor of vectors, found {found}"):
+def test_vectors_of_another_shape_are_told(tmp_path: Path, shapes: dict[str, tuple[int, ...]], words: str) -> None:
+    with pytest.raises(BrokenBase, match=words):
         inspect_embedding(embedding(tmp_path, **shapes))
 
 
+def bfloat16(value: float) -> bytes:
+    return np.array([value], np.float32).tobytes()[2:]
+
+
+def raw(path: Path, dtype: str, shape: list[int], data: bytes) -> Path:
+    """A safetensors file as another writer may have made it."""
+    header = json.dumps({"emb_params": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_told(tmp_path: Path, dtype: str, bad: float) -> None:
+    numpy_types = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+    path = tmp_path / "word.safetensors"
+
+    def numbers(*values: float) -> bytes:
+        if dtype == "BF16":
+            return b"".join(map(bfloat16, values))
+        return np.array(values, numpy_types[dtype]).tobytes()
+
+    largest = 60000.0
+    assert inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, -largest, largest, 1e-7))).text_width == 2
+    with pytest.raises(BrokenBase, match="expected finite numbers, found others in emb_params"):
+        inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, 1.0, 2.0, bad)))
+
+
+def test_vectors_in_whole_numbers_or_of_other_bytes_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "word.safetensors"
+    with pytest.raises(BrokenBase, match="expected vectors in F16, BF16, F32, F64, found emb_params in I64"):
+        inspect_embedding(raw(path, "I64", [1, 2], bytes(16)))
+    with pytest.raises(BrokenBase, match=r"emb_params can't be read: 12 bytes for a shape of \[1, 2\]"):
+        inspect_embedding(raw(path, "F32", [1, 2], bytes(12)))
+
+
+def as_checkpoint(path: Path) -> object:
+    return inspect_base(path, layouts())
+
+
+A_VAE = "found a VAE's folder; add it with --kind vae"
+A_CHECKPOINT = "found a checkpoint's folder; add it with --kind checkpoint"
+AN_EMBEDDING = "found an embedding's file; add it with --kind embedding"
+
+
+@pytest.mark.parametrize(
+    ("inspect", "given", "words"),
+    [
+        (as_checkpoint, BUNDLED_PATH / "vae", f"expected a checkpoint, which is .*, {A_VAE}"),
+        (as_checkpoint, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
+        (as_checkpoint, BUNDLED_PATH / "text_encoder", "found the folder of clip_text_model"),
+        (as_checkpoint, BUNDLED_PATH / "nowhere", "found nothing"),
+        (as_checkpoint, BUNDLED_PATH / "README.md", "found a file that does not end in .safetensors"),
+        (as_checkpoint, BUNDLED_PATH.parent, "found a folder with neither model_index.json nor config.json"),
+        (inspect_vae, BUNDLED_PATH, f"expected a VAE, which is the folder of an AutoencoderKL.*, {A_CHECKPOINT}"),
+        (inspect_vae, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
+        (inspect_vae, BUNDLED_PATH / "unet" / WEIGHTS, "found a UNet's file"),
+        (inspect_embedding, BUNDLED_PATH, f"expected an embedding, which is .*, {A_CHECKPOINT}"),
+        (inspect_embedding, BUNDLED_PATH / "vae", A_VAE),
+        (inspect_embedding, BUNDLED_PATH / "vae" / WEIGHTS, "found a VAE's file"),
+        (inspect_embedding, BUNDLED_PATH / "nowhere", "found nothing"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[[Path], object], given: Path, words: str) -> None:
+    with pytest.raises(BrokenBase, match=words):
+        inspect(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unet.down_blocks.0.lora_A.weight", "found a LoRA's file"),
+        ("lora_unet_down_blocks_0.alpha", "found a LoRA's file"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "found a whole checkpoint in one file"),
+    ],
+)
+def test_a_file_of_another_kind_is_no_embedding(tmp_path: Path, name: str, words: str) -> None:
+    given = write(tmp_path / "some.safetensors", {name: np.zeros((4, 4), np.float32)})
+    with pytest.raises(BrokenBase, match=words):
+        inspect_embedding(given)
+    with pytest.raises(BrokenBase, match=words):
+        inspect_embedding(tmp_path)
+
+
+@pytest.mark.parametrize("inspect", [as_checkpoint, inspect_vae])
+def test_an_embedding_is_nothing_else(tmp_path: Path, inspect: Callable[[Path], object]) -> None:
+    with pytest.raises(BrokenBase, match=AN_EMBEDDING):
+        inspect(embedding(tmp_path, emb_params=(1, 768)))
+
+
 def test_what_is_no_embedding_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BrokenBase, match=r"nothing does not exist; an embedding is a .safetensors file"):
-        inspect_embedding(tmp_path / "nothing")
-    with pytest.raises(BrokenBase, match=r"holds 0 .safetensors files; name the one"):
+    with pytest.raises(BrokenBase, match=r"model_index.json nor config.json and 0 .safetensors files"):
         inspect_embedding(tmp_path)
     (tmp_path / "word.pt").write_bytes(b"pickled")
-    with pytest.raises(BrokenBase, match=r"word.pt is no .safetensors file; convert"):
+    with pytest.raises(BrokenBase, match=r"word.pt: .* pickled weights must be converted"):
         inspect_embedding(tmp_path / "word.pt")
     path = embedding(tmp_path, emb_params=(1, 768))
     path.write_bytes(path.read_bytes()[:-4])

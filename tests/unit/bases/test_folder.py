@@ -86,7 +86,10 @@ def test_the_hash_changes_with_what_the_base_draws(folder: Path, change: str) ->
 
 
 def test_a_missing_folder_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BrokenBase, match=r"nowhere/model_index.json does not exist; a base is a folder"):
+    with pytest.raises(
+        BrokenBase,
+        match=r"nowhere: expected a checkpoint, which is a folder in diffusers layout with a .*, found nothing",
+    ):
         inspect(tmp_path / "nowhere")
 
 
@@ -125,6 +128,15 @@ def test_a_component_without_its_configuration_is_told(folder: Path, component: 
     config.write_text(content) if content else config.unlink()
     problem = "can't be read" if content else "does not exist"
     with pytest.raises(BrokenBase, match=f"{component}/{config.name} {problem}"):
+        inspect(folder)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae"])
+def test_a_component_of_another_class_than_declared_is_told(folder: Path, component: str) -> None:
+    (folder / component / "config.json").write_text('{"_class_name": "AutoencoderTiny"}')
+    with pytest.raises(
+        BrokenBase, match=f"{component}/config.json: expected .*, as .* declares, found AutoencoderTiny"
+    ):
         inspect(folder)
 
 

@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.cli import admin
@@ -107,12 +109,13 @@ def test_a_base_is_added_and_listed(run: Run, data_dir: Path) -> None:
     assert row.endswith(str(BUNDLED_PATH))
 
 
-def test_a_vae_is_added_and_other_kinds_are_told_what_they_lack(run: Run, data_dir: Path) -> None:
+def test_a_vae_is_added_and_as_another_kind_it_is_told_what_it_is(run: Run, data_dir: Path) -> None:
     added = run("bases", "add", "soft", "--from", BUNDLED_PATH / "vae", "--kind", "vae", "--data-dir", data_dir)
     assert added.err.startswith("registered soft: vae, sd15, ")
     for kind, words in {
-        "checkpoint": "model_index.json does not exist",
-        "embedding": "wanted one tensor of vectors",
+        "checkpoint": "expected a checkpoint, which is a folder in diffusers layout with a model_index.json, found a",
+        "refiner": "expected a refiner, which is a folder in diffusers layout with a model_index.json, found a",
+        "embedding": "expected an embedding, which is a .safetensors file, found a VAE's folder; add it with --kind",
         "upscaler": "kind: the one upscaler there is, Latent, needs no file",
     }.items():
         ended = run("bases", "add", "x", "--from", BUNDLED_PATH / "vae", "--kind", kind, "--data-dir", data_dir)
@@ -150,7 +153,40 @@ def test_an_alias_is_given_replaced_and_taken_away(run: Run, data_dir: Path) -> 
 def test_what_is_no_base_is_words(run: Run, data_dir: Path, tmp_path: Path) -> None:
     ended = run("bases", "add", "x", "--from", tmp_path, "--data-dir", data_dir)
     assert ended.code == 1
-    assert "model_index.json does not exist" in ended.err
+    assert "expected a checkpoint, which is a folder in diffusers layout" in ended.err
+    assert "found a folder with neither model_index.json nor config.json" in ended.err
+
+
+def test_every_kind_is_added_and_one_for_another_family_is_refused(run: Run, data_dir: Path, tmp_path: Path) -> None:
+    word, other = tmp_path / "word.safetensors", tmp_path / "other.safetensors"
+    save_file({"emb_params": np.zeros((2, 128), np.float32)}, word)
+    save_file({"clip_l": np.zeros((2, 768), np.float32), "clip_g": np.zeros((2, 1280), np.float32)}, other)
+    for kind, source in (("embedding", word), ("refiner", BUNDLED_PATH), ("checkpoint", BUNDLED_PATH)):
+        added = run("bases", "add", f"a-{kind}", "--from", source, "--kind", kind, "--data-dir", data_dir)
+        assert added.err.startswith(f"registered a-{kind}: {kind}, sd15, ")
+    refused = run("bases", "add", "other", "--from", other, "--kind", "embedding", "--data-dir", data_dir)
+    assert refused.code == 1
+    assert "expected embedding of a family of this installation (sd15), found one of sdxl" in refused.err
+
+
+def test_one_name_means_one_model(run: Run, data_dir: Path) -> None:
+    def add(name: str) -> Any:
+        return run("bases", "add", name, "--from", BUNDLED_PATH, "--data-dir", data_dir)
+
+    assert add("one").code == add("two").code == 0
+    for name in ("one.safetensors", "maquette-tiny.safetensors"):
+        ended = add(name)
+        assert ended.code == 1
+        assert " name: " in ended.err
+    assert run("bases", "alias", "1.0", "one", "--data-dir", data_dir).code == 0
+    for alias in ("two.safetensors", "two.ckpt"):
+        ended = run("bases", "alias", alias, "one", "--data-dir", data_dir)
+        assert (ended.code, f"{alias!r} is a registered model's own name" in ended.err) == (1, True)
+    assert add("1.0.safetensors").code == 0
+    aliases = {
+        base["name"]: base["aliases"] for base in json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out)
+    }
+    assert aliases == {"one": [], "two": [], "1.0.safetensors": []}
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), *READING[:1], *WRITING[:1]])

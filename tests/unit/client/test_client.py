@@ -9,9 +9,11 @@ import httpx
 import pytest
 
 from maquette.client import patience
-from maquette.client.client import Client
-from maquette.client.records import Status
+from maquette.client.client import Client, as_base64
+from maquette.client.records import DrawingStatus, DrawnPicture, Status
 from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
+from maquette.core.image_specs import ImageExtra, ImageToImage, LoraChoice, TextToImage
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 
 URL = "http://maquette.test"
@@ -325,3 +327,157 @@ def test_a_download_that_breaks_off_is_begun_again(client: Client, server: Serve
 def test_cancelling_answers_the_status(client: Client, server: Server) -> None:
     server.answers = [httpx.Response(200, content=json.dumps({"task_id": TASK_ID, "task_status": "TRAINING"}))]
     assert client.cancel(TASK_ID).task_status is Status.TRAINING
+
+
+PICTURE = {"image_url": "http://pictures.test/images/a.png?signature=abc", "image_type": "png", "image_url_ttl": "3600"}
+DRAWING = TextToImage(model_name="tiny", prompt="a cat", loras=[LoraChoice(model_name="model_1", strength=0.5)])
+
+
+def drawing(status: str, *pictures: dict[str, str], reason: str = "") -> httpx.Response:
+    task = {"task_id": TASK_ID, "task_type": "TXT_TO_IMG", "status": status, "reason": reason, "eta": 0}
+    return httpx.Response(
+        200,
+        json={
+            "extra": {"seed": "42", "enable_nsfw_detection": False},
+            "task": task | {"progress_percent": 0},
+            "images": list(pictures),
+            "videos": [],
+        },
+    )
+
+
+def detail(status: str, model_status: str = "", verdict: str = "pending") -> httpx.Response:
+    models = [{"model_name": "model_1.safetensors", "model_status": model_status}] if model_status else []
+    judgement = {"model": {"verdict": verdict, "message": "it changes nothing"}} if model_status else {}
+    return httpx.Response(
+        200,
+        json={
+            "task_name": "cat",
+            "task_id": TASK_ID,
+            "task_type": "subject",
+            "task_status": status,
+            "created_at": 1750000000,
+            "models": models,
+            "reason": "finished",
+            "message": "",
+            "step": 5,
+            "total_steps": 5,
+            "eta_seconds": 0,
+            "settings": {},
+        }
+        | judgement,
+    )
+
+
+def test_pictures_are_asked_for_as_published(client: Client, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(b"bytes")
+    server.answers = [httpx.Response(200, json={"task_id": TASK_ID}) for _ in range(2)]
+    assert client.text_to_image(DRAWING, ImageExtra(response_image_type=PictureFormat.JPEG)) == TASK_ID
+    original = ImageToImage(model_name="tiny", prompt="a cat", image_base64=as_base64(tmp_path / "cat.png"))
+    assert client.image_to_image(original) == TASK_ID
+    text, image = ((request.method, request.url.path, json.loads(request.content)) for request in server.seen)
+    assert text[:2] == ("POST", "/v3/async/txt2img")
+    assert text[2]["extra"]["response_image_type"] == "jpeg"
+    assert text[2]["request"]["loras"] == [{"model_name": "model_1", "strength": 0.5}]
+    assert "sd_vae" not in text[2]["request"]
+    assert image[:2] == ("POST", "/v3/async/img2img")
+    assert image[2]["request"]["image_base64"] == "Ynl0ZXM="
+    keys = {request.headers["Idempotency-Key"] for request in server.seen}
+    assert len(keys) == 2
+
+
+def test_an_image_task_is_followed_to_its_end(client: Client, server: Server) -> None:
+    statuses = ["TASK_STATUS_QUEUED", "UNHEARD_OF", "TASK_STATUS_PROCESSING", "TASK_STATUS_SUCCEED"]
+    server.answers = [*map(drawing, statuses[:-1]), drawing(statuses[-1], PICTURE)]
+    seen = list(client.follow_image(TASK_ID, interval=0))
+    assert [found.task.status for found in seen] == [
+        DrawingStatus.QUEUED,
+        DrawingStatus.UNKNOWN,
+        DrawingStatus.PROCESSING,
+        DrawingStatus.SUCCEED,
+    ]
+    assert seen[-1].extra.seed == "42"
+    assert [picture.image_type for picture in seen[-1].images] == ["png"]
+    assert all(request.url.params["task_id"] == TASK_ID for request in server.seen)
+
+
+def test_an_image_task_that_failed_says_why(client: Client, server: Server) -> None:
+    server.answers = [drawing("TASK_STATUS_FAILED", reason="The device ran out of memory.")]
+    (found,) = client.follow_image(TASK_ID)
+    assert (found.task.status, found.task.reason) == (DrawingStatus.FAILED, "The device ran out of memory.")
+
+
+def test_a_picture_is_fetched_without_the_key_and_appears_whole(client: Client, server: Server, tmp_path: Path) -> None:
+    server.answers = [drawing("TASK_STATUS_SUCCEED", PICTURE)]
+    (picture,) = client.image_task(TASK_ID).images
+    server.answers = [httpx.Response(200, stream=Breaking()), httpx.Response(503), httpx.Response(200, content=b"png")]
+    client.save_picture(picture, tmp_path / "cat.png")
+    assert (tmp_path / "cat.png").read_bytes() == b"png"
+    _, *fetches = server.seen
+    assert {str(request.url) for request in fetches} == {PICTURE["image_url"]}
+    assert not any("authorization" in request.headers for request in fetches)
+
+
+@pytest.mark.parametrize("url", ["http://pictures.test/a", "nonsense"])
+def test_a_picture_that_can_not_be_fetched_leaves_no_file(
+    client: Client, server: Server, tmp_path: Path, url: str
+) -> None:
+    server.answers = [envelope(403, "IMAGE_URL_EXPIRED", "image_url: the address expired")]
+    with pytest.raises(MaquetteError, match="image_url"):
+        client.save_picture(DrawnPicture(url, "png"), tmp_path / "cat.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "last", [detail("SUCCESS", "SERVING", "passed"), detail("SUCCESS", "DEPLOYING", "rejected"), detail("FAILED")]
+)
+def test_a_model_is_followed_until_it_draws_or_never_will(client: Client, server: Server, last: httpx.Response) -> None:
+    server.answers = [detail("TRAINING"), detail("SUCCESS", "DEPLOYING"), last]
+    *before, end = client.follow_model(TASK_ID, interval=0)
+    assert [task.settled for task in before] == [False, False]
+    assert (end.settled, end.served, end.rejected) == (
+        True,
+        b"SERVING" in last.content,
+        b"rejected" in last.content,
+    )
+
+
+def test_models_are_fetched_until_an_empty_page(client: Client, server: Server) -> None:
+    model = {
+        "id": 1,
+        "name": "cat",
+        "sd_name": "model_1.safetensors",
+        "sd_name_in_api": "model_1",
+        "type": {"name": "lora", "display_name": "LORA"},
+        "status": 1,
+        "base_model": "SD 1.5",
+        "source": "training",
+    }
+    pages = [([model, model], "c_100"), ([model], "c_200"), ([], "")]
+    server.answers = [
+        httpx.Response(200, json={"models": models, "pagination": {"next_cursor": cursor}}) for models, cursor in pages
+    ]
+    found = list(client.models(visibility="private", kind="lora"))
+    assert [(one.sd_name_in_api, one.type.name) for one in found] == [("model_1", "lora")] * 3
+    asked = [dict(request.url.params) for request in server.seen]
+    assert [query["pagination.cursor"] for query in asked] == ["", "c_100", "c_200"]
+    assert asked[0]["filter.visibility"] == "private"
+    assert asked[0]["filter.types"] == "lora"
+    server.answers = [httpx.Response(200, json={"models": [], "pagination": {"next_cursor": ""}})]
+    assert list(client.models()) == []
+    assert not any(name.startswith("filter") for name in server.seen[-1].url.params)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_says_when_to_come_back_is_asked_again_then(
+    client: Client, server: Server, said: list[str], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", slept.append)
+    after = ["3", "99999", "Wed, 21 Oct 2026 07:28:00 GMT"]
+    server.answers = [httpx.Response(status, headers={"Retry-After": words}) for words in after]
+    server.answers.append(httpx.Response(200, json={"task_id": TASK_ID}))
+    assert train(client) == TASK_ID
+    assert slept == [3.0, patience.LONGEST_ASKED, 0.0]
+    assert said == [f"waiting for {URL} (it answers {status})"]
+    assert len({request.headers["Idempotency-Key"] for request in server.seen}) == 1

@@ -88,7 +88,7 @@ class TestPipeline:
     def test_latents_are_in_the_denoisers_scale(self, pipeline: Sd15Pipeline) -> None:
         pictures = torch.rand(2, 3, 64, 64) * 2 - 1
         posterior = pipeline.encode_pictures(pictures)
-        raw = pipeline.vae.encode(pictures).latent_dist
+        raw = pipeline.autoencoder.vae.encode(pictures).latent_dist
         assert posterior.mean.shape == posterior.std.shape == (2, 4, 16, 16)
         torch.testing.assert_close(posterior.mean, raw.mean * 0.18215)
         torch.testing.assert_close(posterior.std, raw.std * 0.18215)
@@ -172,7 +172,7 @@ class TestTraining:
         adapters = Sd15Adapters(pipeline)
         adapters.attach(BOTH)
         mine = {id(parameter) for parameter in adapters.parameters().values()}
-        models = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
+        models = (pipeline.unet, pipeline.text_encoder, pipeline.autoencoder.vae)
         trainable = {id(p) for model in models for p in model.parameters() if p.requires_grad}
         assert trainable == mine
 

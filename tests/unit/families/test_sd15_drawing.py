@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
+from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
+from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.families.base import BadPicture, NotFinite, Unsupported
-from maquette.families.sd15.conditioning import PromptEncoder
+from maquette.families.sd15.conditioning import PromptEncoder, _weighted
 from maquette.families.sd15.pipeline import Sd15Pipeline, enlarged
 from maquette.families.sd15.samplers import build_scheduler
 from maquette.testing.tiny_family import build_tiny_base
@@ -59,6 +60,10 @@ def pipeline(shared: Sd15Pipeline) -> Any:
 def bundled() -> Sd15Pipeline:
     """A base whose text encoder has two layers, and whose tokens are words."""
     return Sd15Pipeline.load(BUNDLED_PATH, CPU)
+
+
+def use(folder: Path) -> BaseUse:
+    return BaseUse(str(folder), "as registered")
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -138,7 +143,7 @@ class TestPlain:
         weights: torch.Tensor = next(pipeline.parts.components[part].parameters())  # pyright: ignore[reportAttributeAccessIssue]
         weights.fill_(torch.nan)
         if part == "vae":
-            pipeline.vae.post_quant_conv.weight.fill_(torch.nan)
+            pipeline.autoencoder.vae.post_quant_conv.weight.fill_(torch.nan)
         with pytest.raises(NotFinite, match="denoiser" if part == "unet" else "autoencoder"):
             pipeline.draw(REQUEST)
 
@@ -166,6 +171,13 @@ class TestPrompts:
         assert torch.equal(embeds[:1], torch.cat([encode("green"), encode("")], dim=1))
         assert torch.equal(embeds[1:], torch.cat([encode(" ".join(["red"] * 75)), encode("blue")], dim=1))
 
+    def test_a_break_begins_a_chunk(self, bundled: Sd15Pipeline) -> None:
+        encode = self.encoder(bundled).encode
+        assert torch.equal(encode("red BREAK blue"), torch.cat([encode("red"), encode("blue")], dim=1))
+        assert torch.equal(encode("BREAK blue"), torch.cat([encode(""), encode("blue")], dim=1))
+        long = " ".join(["red"] * 76)
+        assert encode(f"{long} BREAK blue").shape[1] == 3 * 77
+
     def test_weights_act_on_their_words_and_keep_the_size(self, bundled: Sd15Pipeline) -> None:
         encode = self.encoder(bundled).encode
         plain, weighted = encode("a red circle"), encode("a (red:1.5) circle")
@@ -173,6 +185,18 @@ class TestPrompts:
         assert weighted.abs().mean().item() == pytest.approx(plain.abs().mean().item(), rel=1e-5)
         torch.testing.assert_close(factors[2] / factors[1], torch.tensor(1.5))
         torch.testing.assert_close(factors[3:], factors[1].expand(74))
+
+    @pytest.mark.parametrize("mean", [-0.5, -1e-6, 0.0, 1e-6, 0.5])
+    def test_weights_neither_turn_nor_blow_up_what_has_no_clear_mean(self, mean: float) -> None:
+        """Dividing by the mean itself would."""
+        embeds = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(1))
+        embeds += mean - embeds.mean()
+        for weight in (0.0, 0.3, 1.5, 4.0):
+            weights = torch.ones(77)
+            weights[1:40] = weight
+            weighted = _weighted(embeds, weights)
+            assert weighted.abs().mean().item() == pytest.approx(embeds.abs().mean().item(), rel=1e-4)
+            assert torch.equal(weighted[:, 40:].sign(), embeds[:, 40:].sign())
 
     def test_weights_act_in_pictures_on_both_sides(self, pipeline: Sd15Pipeline) -> None:
         plain = pipeline.draw(REQUEST)
@@ -213,6 +237,18 @@ class TestEmbeddings:
         unread = replace(REQUEST, prompt=r"a My-Cat\(1\)s", embeddings=(cat,))
         assert same(pipeline.draw(unread), pipeline.draw(replace(unread, embeddings=())))
 
+    @pytest.mark.parametrize("name", ["string_to_param.*", "cat"])
+    def test_it_is_found_by_whatever_name_it_was_registered_with(
+        self, pipeline: Sd15Pipeline, cat: EmbeddingUse, tmp_path: Path, name: str
+    ) -> None:
+        (vectors,) = safetensors.torch.load_file(cat.path).values()
+        beside = {"string_to_token.*": torch.tensor([265])} if "*" in name else {}
+        path = tmp_path / "other.safetensors"
+        safetensors.torch.save_file({name: vectors, **beside}, path)
+        assert inspect_embedding(path).text_width == vectors.shape[1]
+        drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(EmbeddingUse(str(path), "word"),)))
+        assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
+
     def test_in_the_negative_prompt_with_a_weight(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
         drawn = pipeline.draw(replace(REQUEST, negative_prompt=r"(my-cat\(1\):1.4)", embeddings=(cat,)))
         assert same(drawn, pipeline.draw(replace(REQUEST, negative_prompt="(cat:1.4)")))
@@ -248,16 +284,22 @@ class TestVae:
         path = tmp_path / "vae"
         (bases(seed=1) / "vae").rename(path)
         plain = pipeline.draw(REQUEST)
-        other = pipeline.draw(replace(REQUEST, vae=str(path)))
+        other = pipeline.draw(replace(REQUEST, vae=use(path)))
         assert distance(plain, other) > 1
         (path / "diffusion_pytorch_model.safetensors").unlink()
-        assert same(pipeline.draw(replace(REQUEST, vae=str(path))), other), "it stays loaded"
+        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other), "it stays loaded"
+        path.rename(tmp_path / "earlier")
+        (bases(seed=3) / "vae").rename(path)
+        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other)
+        assert not same(pipeline.draw(replace(REQUEST, vae=BaseUse(str(path), "registered anew"))), other)
 
     @pytest.mark.parametrize("damage", ["no folder", "half the weights", "other latents"])
     def test_one_that_does_not_fit_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path, damage: str) -> None:
         path = tmp_path / "vae"
         if damage != "no folder":
-            config: dict[str, Any] = dict(pipeline.vae.config) | {"latent_channels": 8 if "other" in damage else 4}
+            config: dict[str, Any] = dict(pipeline.autoencoder.vae.config) | {
+                "latent_channels": 8 if "other" in damage else 4
+            }
             vae: Any = AutoencoderKL.from_config(config)
             vae.save_pretrained(path)
         if damage == "half the weights":
@@ -265,7 +307,7 @@ class TestVae:
             kept = {key: value for key, value in safetensors.torch.load_file(weights).items() if "encoder" in key}
             safetensors.torch.save_file(kept, weights)
         with pytest.raises(BrokenBase, match=f"the autoencoder in {path}"):
-            pipeline.draw(replace(REQUEST, vae=str(path)))
+            pipeline.draw(replace(REQUEST, vae=use(path)))
 
 
 class TestHires:
@@ -288,11 +330,11 @@ class TestRefiner:
         self, pipeline: Sd15Pipeline, bases: Callable[..., Path], sampler: Sampler | None
     ) -> None:
         request = replace(REQUEST, sampler=sampler)
-        refined = pipeline.draw(replace(request, refiner=RefinerUse(str(bases()), 0.5)))
+        refined = pipeline.draw(replace(request, refiner=RefinerUse(use(bases()), 0.5)))
         assert same(refined, pipeline.draw(request))
 
     def test_it_takes_over_at_its_share(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
-        other = str(bases(seed=2))
+        other = use(bases(seed=2))
         plain = pipeline.draw(REQUEST)
         drawn = {share: pipeline.draw(replace(REQUEST, refiner=RefinerUse(other, share))) for share in (0, 0.5, 0.9, 1)}
         assert same(drawn[1], plain)
@@ -307,11 +349,11 @@ class TestRefiner:
 
     def test_another_noise_schedule_does_not_continue(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
         with pytest.raises(Unsupported, match=r"refiner: .* another noise schedule"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(str(bases("v_prediction")), 0.5)))
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(bases("v_prediction")), 0.5)))
 
     def test_one_that_is_not_there_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
         with pytest.raises(BrokenBase, match="can't be loaded"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(str(tmp_path / "none"), 0.5)))
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(tmp_path / "none"), 0.5)))
 
 
 class TestOriginal:

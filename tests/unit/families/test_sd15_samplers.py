@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from maquette.core.drawing import Sampler
-from maquette.families.sd15.samplers import Evaluation, build_scheduler, plan, skipped_steps
+from maquette.families.sd15.samplers import LEAST_SIGNAL, Evaluation, build_scheduler, plan, skipped_steps
 
 pytestmark = pytest.mark.torch
 
@@ -66,6 +66,60 @@ def drawn(scheduler: Any, own: Any, steps: int, strength: float) -> torch.Tensor
         said = knowing(own, scheduler.scale_model_input(latents, timestep), timestep.item())
         latents = scheduler.step(said, timestep, latents, **options, return_dict=False)[0]
     return latents
+
+
+SPELLINGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "as published with 1.5": (PNDMScheduler, {"skip_prk_steps": True, "steps_offset": 1}),
+    "no offset, cut to range": (DDIMScheduler, {"clip_sample": True, "set_alpha_to_one": True, "thresholding": True}),
+    "trailing": (DDIMScheduler, {"timestep_spacing": "trailing"}),
+    "leading, other levels": (EulerDiscreteScheduler, {"timestep_spacing": "leading", "use_karras_sigmas": True}),
+    "another method": (
+        DPMSolverMultistepScheduler,
+        {"solver_order": 3, "solver_type": "heun", "algorithm_type": "sde-dpmsolver++", "lower_order_final": False},
+    ),
+}
+"""Ways in which the file of one and the same base may describe its scheduler."""
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_a_name_draws_alike_however_the_file_of_the_base_is_spelt(sampler: Sampler) -> None:
+    levels = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    reference = own_scheduler("Stable Diffusion 1.x")
+    wanted = drawn(build_scheduler(sampler, reference), reference, 6, 1.0)
+    for spelling, (kind, options) in SPELLINGS.items():
+        scheduler = build_scheduler(sampler, kind(**levels, **options))
+        assert torch.equal(drawn(scheduler, reference, 6, 1.0), wanted), spelling
+
+
+@pytest.mark.parametrize(
+    ("sampler", "timesteps"),
+    [
+        # k-diffusion's time from 999 to 0, as `get_sigmas` of the web interface asks.
+        (Sampler.EULER, [999, 749.25, 499.5, 249.75, 0]),
+        (Sampler.EULER_A, [999, 749.25, 499.5, 249.75, 0]),
+        # `make_ddim_timesteps`: every 200th, one further.
+        (Sampler.DDIM, [801, 601, 401, 201, 1]),
+        (Sampler.PLMS, [801, 601, 601, 401, 201, 1]),
+        (Sampler.UNIPC, [999, 799, 599, 400, 200]),
+    ],
+)
+def test_a_name_asks_at_its_own_timesteps(sampler: Sampler, timesteps: list[float]) -> None:
+    scheduler = build_scheduler(sampler, own_scheduler("Stable Diffusion 1.x"))
+    assert [one.timestep.item() for one in plan(scheduler, 5, 0, CPU)] == timesteps
+
+
+@pytest.mark.parametrize("sampler", Sampler)
+def test_every_name_begins_where_a_base_without_signal_has_learned_to_begin(sampler: Sampler) -> None:
+    own = own_scheduler("no signal left")
+    first, *_ = plan(build_scheduler(sampler, own), 5, 0, CPU)
+    # By Karras' levels the first of all timesteps without signal is as good as the last.
+    assert own.alphas_cumprod[int(first.timestep)] <= LEAST_SIGNAL
+
+
+def test_ddim_is_the_own_sampler_of_a_base_that_was_trained_down_to_hardly_any_signal() -> None:
+    own = own_scheduler("the class's own betas")
+    by_name, itself = (drawn(build_scheduler(sampler, own), own, 30, 1.0) for sampler in (Sampler.DDIM, None))
+    assert torch.equal(by_name, itself)
 
 
 def numbered(evaluations: list[Evaluation]) -> list[int]:

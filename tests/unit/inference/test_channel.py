@@ -8,6 +8,7 @@ import pytest
 from maquette.core.drawing import (
     LENGTH_BYTES,
     MAX_MESSAGE,
+    BaseUse,
     BrokenMessage,
     Draw,
     DrawRequest,
@@ -19,7 +20,10 @@ from maquette.core.drawing import (
 from maquette.inference.channel import Channel, HungUp
 
 REQUEST = DrawRequest(prompt="a cat", width=64, height=64, steps=2, guidance_scale=1.0, seed=0)
-DRAWS = [Draw(number=number, base="/bases/b", request=REQUEST, format=PictureFormat.PNG) for number in range(3)]
+DRAWS = [
+    Draw(number=number, base=BaseUse("/bases/b", 64 * "b"), request=REQUEST, format=PictureFormat.PNG)
+    for number in range(3)
+]
 PATIENCE = 10
 
 

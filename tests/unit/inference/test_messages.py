@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from maquette.core.drawing import (
     LENGTH_BYTES,
     MAX_MESSAGE,
+    BaseUse,
     BrokenMessage,
     Compare,
     Compared,
@@ -38,6 +39,7 @@ from maquette.core.drawing import (
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "inference"
+BASE = BaseUse("/bases/b", 64 * "b")
 
 FULL = DrawRequest(
     prompt="a photo of ohwx",
@@ -51,26 +53,30 @@ FULL = DrawRequest(
     clip_skip=2,
     loras=(LoraUse("/loras/a.safetensors", 0.5), LoraUse("/loras/b.safetensors")),
     embeddings=(EmbeddingUse("/embeddings/e.safetensors", "<e>"),),
-    vae="/vaes/v",
+    vae=BaseUse("/vaes/v", 64 * "f"),
     hires_fix=HiresFix(width=1024, height=1536, strength=0.5),
-    refiner=RefinerUse(path="/bases/refiner", switch_at=0.8),
+    refiner=RefinerUse(base=BaseUse("/bases/refiner", 64 * "e"), switch_at=0.8),
     original=Original(picture=b"\x89PNG", strength=0.7),
 )
 PLAIN = DrawRequest(prompt="a cat", width=64, height=64, steps=2, guidance_scale=1.0, seed=0)
-LOADED = Loaded(base="/bases/b", loras=("/loras/a.safetensors",))
+LOADED = Loaded(base=BASE, loras=("/loras/a.safetensors",))
 
 EXAMPLES: dict[str, Message] = {
-    "draw": Draw(number=1, base="/bases/b", request=FULL, format=PictureFormat.WEBP),
-    "draw_plain": Draw(number=2, base="/bases/b", request=PLAIN, format=PictureFormat.PNG),
-    "compare": Compare(number=3, base="/bases/b", request=PLAIN, sample=b"\x89PNG"),
-    "ready": Ready(protocol=1, device="cuda:0", versions={"torch": "2.13.0"}),
+    "draw": Draw(number=1, base=BASE, request=FULL, format=PictureFormat.WEBP),
+    "draw_plain": Draw(number=2, base=BASE, request=PLAIN, format=PictureFormat.PNG),
+    "compare": Compare(number=3, base=BASE, request=PLAIN, sample=b"\x89PNG"),
+    "ready": Ready(protocol=2, device="cuda:0", versions={"torch": "2.13.0"}),
     "progress": Progress(number=1, step=7, steps=20),
     "drawn": Drawn(number=1, picture=b"RIFF", seconds=1.25, loaded=LOADED),
     "compared": Compared(
         number=3, from_sample=Difference(mean=0.125, largest=2), from_base=Difference(31.5, 255), loaded=LOADED
     ),
     "refused": Refused(
-        number=1, reason=Refusal.UNMATCHED_LORA, message="no key matches", clean=True, loaded=Loaded(base="", loras=())
+        number=1,
+        reason=Refusal.UNMATCHED_LORA,
+        message="no key matches",
+        clean=True,
+        loaded=Loaded(base=None, loras=()),
     ),
 }
 
@@ -148,7 +154,9 @@ class TestBroken:
     def test_an_option_that_a_worker_does_not_know_is_refused(self) -> None:
         """A newer server's option must not be ignored: the picture would be another."""
         request = msgspec.to_builtins(PLAIN) | {"tiling": True}
-        body = msgspec.msgpack.encode({"type": "draw", "number": 1, "base": "b", "format": "png", "request": request})
+        body = msgspec.msgpack.encode(
+            {"type": "draw", "number": 1, "base": {"path": "b", "sha256": "b"}, "format": "png", "request": request}
+        )
         with pytest.raises(BrokenMessage, match="tiling"):
             unpack(body)
 

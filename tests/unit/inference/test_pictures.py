@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maquette.core.drawing import Difference, PictureFormat
+from maquette.core.drawing import Difference
+from maquette.core.picture_format import PictureFormat
 from maquette.families.base import BadPicture
 from maquette.inference.pictures import decoded, difference, encoded
 

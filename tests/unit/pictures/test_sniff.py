@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from maquette.pictures.sniff import InvalidPicture, PictureFormat, PictureHeader, Sniffer
+from maquette.core.picture_format import PictureFormat
+from maquette.pictures.sniff import InvalidPicture, PictureHeader, Sniffer
 
 
 def encode(kind: str, size: tuple[int, int] = (61, 47), mode: str = "RGB", **options: Any) -> bytes:

@@ -60,6 +60,11 @@ def test_the_environment_counts_and_the_command_line_wins() -> None:
         ("public_url", "https://x/?a=b"),
         ("signing_secret", "short"),
         ("log_format", "xml"),
+        ("trainer_nice", "20"),
+        ("sandbox", "maybe"),
+        ("sandbox_side", "100"),
+        ("sandbox_side", "200"),
+        ("sandbox_steps", "0"),
         ("loop_interval", "nan"),
     ],
 )
@@ -67,6 +72,16 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         load_settings({variable(name): value})
     assert refused.value.message.startswith(f"{variable(name)}: ")
+
+
+def test_only_a_sandbox_starts_programs_that_break_down() -> None:
+    usual, sandbox = load_settings({}), load_settings({"MAQUETTE_TRAINER_NICE": "3"}, sandbox=True)
+    assert usual.node_settings.program == ("-m", "maquette.trainer")
+    assert usual.pool_settings.program == ("-m", "maquette.inference")
+    assert sandbox.node_settings.program == ("-m", "maquette.testing.failing_trainer")
+    assert sandbox.pool_settings.program == ("-m", "maquette.testing.failing_worker")
+    assert (usual.node_settings.nice, sandbox.node_settings.nice) == (10, 3)
+    assert not load_settings({"MAQUETTE_SANDBOX": "false"}, sandbox=False).sandbox
 
 
 def test_unused_uploads_outlast_what_may_still_be_recorded() -> None:

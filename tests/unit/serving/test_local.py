@@ -21,7 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from maquette.core.children import GIVEN_FD
-from maquette.core.drawing import DrawRequest
+from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.core.ids import sha256_hex
 from maquette.core.processes import identify
 from maquette.serving.base import DrawJob, JobRefused, PoolSettings, StoredLora, WorkerLost
@@ -32,6 +32,7 @@ from maquette.testing.stand_in_worker import Beginning, Mishap, Told
 STAND_IN = ("-m", "maquette.testing.stand_in_worker")
 PATIENCE = 60.0
 STEPS = 4
+RED, BLUE = BaseUse("/bases/red", 64 * "a"), BaseUse("/bases/blue", 64 * "b")
 SETTINGS = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE)
 
 Open = Callable[..., LocalPool]
@@ -67,12 +68,12 @@ async def open_pool(store: Store, tmp_path: Path) -> AsyncGenerator[Open]:
     opened: list[LocalPool] = []
 
     def open_it(*, workers: int = 1, spoiled: Path | None = None, **changed: Any) -> LocalPool:
+        program = (*STAND_IN, "--spoiled", str(spoiled)) if spoiled else STAND_IN
         pool = LocalPool(
             tmp_path / "pool",
             store,
             devices=("cpu",) * workers,
-            settings=replace(SETTINGS, **changed),
-            program=(*STAND_IN, "--spoiled", str(spoiled)) if spoiled else STAND_IN,
+            settings=replace(SETTINGS, program=program, **changed),
         )
         opened.append(pool)
         return pool
@@ -99,7 +100,7 @@ class Ear:
         self.begun.set()
 
 
-def drawing(prompt: str = "a fox", *, base: str = "/bases/red", loras: tuple[StoredLora, ...] = ()) -> DrawJob:
+def drawing(prompt: str = "a fox", *, base: BaseUse = RED, loras: tuple[StoredLora, ...] = ()) -> DrawJob:
     request = DrawRequest(prompt=prompt, width=16, height=16, steps=STEPS, guidance_scale=7.0, seed=1)
     return DrawJob(base=base, request=request, loras=loras)
 
@@ -268,9 +269,9 @@ async def test_jobs_are_begun_by_what_the_worker_has_loaded(open_pool: Open, sto
     slow = await begun(pool, drawing(Mishap.SLOW, loras=(one,)))
     order: list[str] = []
     jobs = {
-        "blue": drawing(base="/bases/blue"),
+        "blue": drawing(base=BLUE),
         "red two": drawing(loras=(two,)),
-        "blue again": drawing(base="/bases/blue"),
+        "blue again": drawing(base=BLUE),
         "red one": drawing(loras=(one,)),
     }
     drawn: list[asyncio.Task[bytes]] = []
@@ -283,12 +284,12 @@ async def test_jobs_are_begun_by_what_the_worker_has_loaded(open_pool: Open, sto
 
 
 async def test_oldest_job_is_begun_first_once_it_has_waited_too_long(open_pool: Open) -> None:
-    pool = open_pool(longest_wait=0.0)
+    pool = open_pool(longest_wait=0.0, overdue_slice=1)
     await pool.start()
     slow = await begun(pool, drawing(Mishap.SLOW))
     order: list[str] = []
     drawn: list[asyncio.Task[bytes]] = []
-    for name, base in (("blue", "/bases/blue"), ("red", "/bases/red")):
+    for name, base in (("blue", BLUE), ("red", RED)):
         drawn.append(asyncio.create_task(pool.draw(drawing(base=base), Ear(order, name))))
         await asyncio.sleep(0.02)
     await asyncio.gather(slow, *drawn)
@@ -379,9 +380,8 @@ from maquette.serving.local import LocalPool, pause_after
 from maquette.storage.registry import open_storage
 
 async def serve():
-    settings = PoolSettings(threads=1)
-    program = ("-m", "maquette.testing.stand_in_worker")
-    pool = LocalPool(Path(sys.argv[1]), open_storage("memory://"), devices=("cpu",), settings=settings, program=program)
+    settings = PoolSettings(threads=1, program=("-m", "maquette.testing.stand_in_worker"))
+    pool = LocalPool(Path(sys.argv[1]), open_storage("memory://"), devices=("cpu",), settings=settings)
     await pool.start()
     pool._wanted.set()
     while not pool.state().ready:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maquette.core.drawing import Loaded
+from maquette.core.drawing import BaseUse, Loaded
 from maquette.serving.queue import JobQueue, Patience, Waiting, pick
 
-BASES = ("", "red", "blue")
+RED, BLUE = BaseUse("/bases/1", "red"), BaseUse("/bases/1", "blue")
+BASES = (None, RED, BLUE)
 LORAS = ("a", "b", "c")
 BOUND = 10.0
 SLICE = 4
@@ -29,17 +30,17 @@ queues = st.lists(jobs, max_size=8, unique_by=lambda job: job.number)
 workers = st.dictionaries(st.integers(0, 3), loadeds, max_size=3)
 
 
-def job(number: int, base: str = "red", *loras: str, since: float = 0.0) -> Waiting:
+def job(number: int, base: BaseUse = RED, *loras: str, since: float = 0.0) -> Waiting:
     return Waiting(number=number, base=base, loras=loras, since=since)
 
 
 def test_base_comes_before_loras_and_loras_before_age() -> None:
-    free = {0: Loaded(base="red", loras=("a", "b"))}
+    free = {0: Loaded(base=RED, loras=("a", "b"))}
     other_base, unloaded, half, whole = (
-        job(1, "blue", "a", "b"),
-        job(2, "red", "c", "d"),
-        job(3, "red", "a", "c"),
-        job(4, "red", "a", "b"),
+        job(1, BLUE, "a", "b"),
+        job(2, RED, "c", "d"),
+        job(3, RED, "a", "c"),
+        job(4, RED, "a", "b"),
     )
     waiting = [other_base, unloaded, half, whole]
     order: list[Waiting] = []
@@ -51,13 +52,13 @@ def test_base_comes_before_loras_and_loras_before_age() -> None:
 
 def test_job_goes_to_the_worker_that_has_most_of_it_and_to_a_fresh_one_before_another_base() -> None:
     free = {
-        0: Loaded(base="blue", loras=()),
-        1: Loaded(base="", loras=()),
-        2: Loaded(base="red", loras=()),
-        3: Loaded(base="red", loras=("a",)),
+        0: Loaded(base=BLUE, loras=()),
+        1: Loaded(base=None, loras=()),
+        2: Loaded(base=RED, loras=()),
+        3: Loaded(base=RED, loras=("a",)),
     }
     for expected in (3, 2, 1, 0):
-        chosen = pick([job(1, "red", "a")], free, now=1.0, patience=PATIENCE)
+        chosen = pick([job(1, RED, "a")], free, now=1.0, patience=PATIENCE)
         assert chosen is not None
         assert chosen[1] == expected
         del free[expected]
@@ -99,11 +100,11 @@ def test_a_lonely_job_is_never_starved_by_a_stream_of_popular_ones(
     """One worker; each turn brings more jobs for the loaded base than it can take, among them one for another base."""
     passed = 0
     waiting = [job(number, since=0.0) for number in range(popular)]
-    loaded = Loaded(base="red", loras=())
+    loaded = Loaded(base=RED, loras=())
     now, numbers, lonely = 0.0, 1000, None
     for turn, arriving in enumerate(arrivals * 10):
         if turn == lonely_at:
-            lonely = job(numbers, "blue", since=now)
+            lonely = job(numbers, BLUE, since=now)
             waiting.append(lonely)
         waiting += [job(numbers + 1 + extra, since=now) for extra in range(arriving)]
         numbers += 10
@@ -124,11 +125,9 @@ def test_a_lonely_job_is_never_starved_by_a_stream_of_popular_ones(
 
 
 def test_a_backlog_that_is_overdue_as_a_whole_is_still_drawn_base_by_base_and_lora_by_lora() -> None:
-    waiting = [
-        job(number, ("red", "blue")[number % 2], ("a", "b", "c")[number % 3]) for number in range(8 * SLICE * SLICE)
-    ]
+    waiting = [job(number, (RED, BLUE)[number % 2], ("a", "b", "c")[number % 3]) for number in range(8 * SLICE * SLICE)]
     bound = Patience(longest_wait=BOUND, slice=SLICE * SLICE)
-    free, bases_loaded, order = {0: Loaded(base="", loras=())}, 0, list[Waiting]()
+    free, bases_loaded, order = {0: Loaded(base=None, loras=())}, 0, list[Waiting]()
     while chosen := pick(waiting, free, now=10 * BOUND, patience=bound):
         begun, worker = chosen
         waiting.remove(begun)
@@ -144,11 +143,11 @@ def test_a_backlog_that_is_overdue_as_a_whole_is_still_drawn_base_by_base_and_lo
 
 async def test_worker_and_job_find_each_other_whoever_comes_first() -> None:
     queue = JobQueue(PATIENCE)
-    queue.put(1, "red", ())
-    assert (await queue.take(0, Loaded(base="", loras=()))).number == 1
-    taking = asyncio.create_task(queue.take(0, Loaded(base="", loras=())))
+    queue.put(1, RED, ())
+    assert (await queue.take(0, Loaded(base=None, loras=()))).number == 1
+    taking = asyncio.create_task(queue.take(0, Loaded(base=None, loras=())))
     await asyncio.sleep(0)
-    queue.put(2, "red", ())
+    queue.put(2, RED, ())
     assert not queue.withdraw(2)
     assert (await taking).number == 2
     assert len(queue) == 0
@@ -156,39 +155,39 @@ async def test_worker_and_job_find_each_other_whoever_comes_first() -> None:
 
 async def test_withdrawn_job_is_begun_by_nobody() -> None:
     queue = JobQueue(PATIENCE)
-    queue.put(1, "red", ())
-    queue.put(2, "red", ())
+    queue.put(1, RED, ())
+    queue.put(2, RED, ())
     assert queue.withdraw(1)
     assert not queue.withdraw(1)
-    assert (await queue.take(0, Loaded(base="", loras=()))).number == 2
+    assert (await queue.take(0, Loaded(base=None, loras=()))).number == 2
 
 
 @pytest.mark.parametrize("given_first", [False, True])
 async def test_job_of_a_worker_that_gave_up_waits_on_for_the_next(given_first: bool) -> None:
     queue = JobQueue(PATIENCE)
-    taking = asyncio.create_task(queue.take(0, Loaded(base="", loras=())))
+    taking = asyncio.create_task(queue.take(0, Loaded(base=None, loras=())))
     await asyncio.sleep(0)
     if given_first:
         # The worker has the job, but does not know it yet.
-        queue.put(1, "red", ())
+        queue.put(1, RED, ())
         taking.cancel()
     else:
         taking.cancel()
-        queue.put(1, "red", ())
+        queue.put(1, RED, ())
     with pytest.raises(asyncio.CancelledError):
         await taking
     assert len(queue) == 1
-    assert (await queue.take(1, Loaded(base="", loras=()))).number == 1
+    assert (await queue.take(1, Loaded(base=None, loras=()))).number == 1
 
 
 async def test_time_of_waiting_is_counted_from_the_put() -> None:
     now = 0.0
     queue = JobQueue(PATIENCE, clock=lambda: now)
-    queue.put(1, "blue", ())
+    queue.put(1, BLUE, ())
     now = BOUND - 1
-    queue.put(SLICE, "red", ())
-    queue.put(SLICE + 1, "red", ())
-    red = Loaded(base="red", loras=())
+    queue.put(SLICE, RED, ())
+    queue.put(SLICE + 1, RED, ())
+    red = Loaded(base=RED, loras=())
     assert (await queue.take(0, red)).number == SLICE
     now = BOUND + 1
     assert (await queue.take(0, red)).number == 1

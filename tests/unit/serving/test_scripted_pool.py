@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from maquette.core.drawing import Difference, DrawRequest, Refusal
+from maquette.core.drawing import BaseUse, Difference, DrawRequest, Refusal
 from maquette.core.ids import sha256_hex
 from maquette.serving.base import CompareJob, DrawJob, JobRefused, StoredLora, WorkerLost
 from maquette.storage.base import Storage
@@ -13,7 +13,8 @@ from maquette.storage.registry import open_storage
 from maquette.testing.scripted_pool import PASSING, ScriptedPool, Turn
 
 REQUEST = DrawRequest(prompt="a fox", width=8, height=8, steps=4, guidance_scale=7.0, seed=1)
-JOB = DrawJob(base="/bases/red", request=REQUEST)
+BASE = BaseUse("/bases/red", 64 * "a")
+JOB = DrawJob(base=BASE, request=REQUEST)
 
 
 def unheard(step: int, steps: int) -> None:
@@ -55,7 +56,7 @@ async def test_comparison_measures_what_it_is_told(storage: Storage) -> None:
     await storage.put("models/one", b"lora")
     await storage.put("samples/one", b"picture")
     lora = StoredLora(key="models/one", sha256=sha256_hex(b"lora"))
-    job = CompareJob(base="/bases/red", request=REQUEST, lora=lora, sample_key="samples/one")
+    job = CompareJob(base=BASE, request=REQUEST, lora=lora, sample_key="samples/one")
     pool = ScriptedPool(storage)
     failing = replace(PASSING, from_base=Difference(mean=0.0, largest=0))
     pool.script("a fox", Turn(comparison=failing))

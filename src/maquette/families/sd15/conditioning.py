@@ -4,6 +4,7 @@ The tokens are cut into chunks that the text encoder reads one by one, and its a
 AUTOMATIC1111 web interface does; the denoiser attends to any number of them.
 """
 
+import itertools
 import re
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,9 @@ from safetensors import SafetensorError
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import EmbeddingUse
+from maquette.core.embeddings import vector_names
 from maquette.families.base import Unsupported
 from maquette.families.sd15.prompts import parse
-
-A1111_KEY = "emb_params"
-"""The tensor's name in embedding files of the AUTOMATIC1111 web interface; others hold one tensor of any name."""
 
 
 class Token(NamedTuple):
@@ -74,11 +73,10 @@ class PromptEncoder:
             tensors = safetensors.torch.load_file(use.path)
         except (OSError, SafetensorError) as error:
             raise BrokenBase(f"the embedding {use.path} can't be read: {error}") from error
-        if A1111_KEY in tensors:
-            tensors = {A1111_KEY: tensors[A1111_KEY]}
-        if len(tensors) != 1:
-            raise BrokenBase(f"the embedding {use.path} holds {len(tensors)} tensors; known are files of one")
-        (vectors,) = tensors.values()
+        names = vector_names(tensors)
+        if len(names) != 1:
+            raise BrokenBase(f"the embedding {use.path} holds {len(names)} tensors of vectors; known are files of one")
+        vectors = tensors[names[0]]
         vectors = vectors.float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
         width = self.text_encoder.config.hidden_size
         if vectors.shape[1] != width:
@@ -90,10 +88,14 @@ class PromptEncoder:
         return vectors
 
     def _chunks(self, prompt: str) -> list[list[Token]]:
-        """A prompt's tokens in chunks, none longer than the text encoder reads; an embedding is never cut."""
-        chunks: list[list[Token]] = [[]]
-        for text, weight in parse(prompt):
-            for unit in self._units(text, weight):
+        """A prompt's tokens in chunks, none longer than the text encoder reads; an embedding is never cut.
+
+        A section begins a chunk of its own, though the one before has room.
+        """
+        chunks: list[list[Token]] = []
+        for section in parse(prompt):
+            chunks.append([])
+            for unit in itertools.chain.from_iterable(self._units(text, weight) for text, weight in section):
                 if len(chunks[-1]) + len(unit) > self.chunk_size:
                     chunks.append([])
                 chunks[-1].extend(unit)

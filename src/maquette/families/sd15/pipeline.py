@@ -12,14 +12,15 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import DrawRequest
+from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
 from maquette.families.precision import resting, working
+from maquette.families.sd15.autoencoder import Autoencoder
 from maquette.families.sd15.conditioning import PromptEncoder
 from maquette.families.sd15.denoising import Denoiser, Denoising, Refiner
 from maquette.families.sd15.samplers import build_scheduler, skipped_steps
@@ -28,7 +29,7 @@ from maquette.families.sd15.samplers import build_scheduler, skipped_steps
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
-MAX_VAES = 2
+MAX_AUTOENCODERS = 2
 MAX_REFINERS = 1
 """How many of the last ones used stay loaded beside the base's own parts."""
 
@@ -42,14 +43,14 @@ class Sd15Pipeline:
     def __init__(self, parts: StableDiffusionPipeline) -> None:
         self.parts = parts
         self.parts.set_progress_bar_config(disable=True)
-        self.vae = parts.vae.requires_grad_(False)
+        self.autoencoder = Autoencoder(parts.vae)
         self.unet = parts.unet.requires_grad_(False)
         self.text_encoder = parts.text_encoder.requires_grad_(False)
         device = self.unet.device
         # Kept, since the library takes a third of a second to make some.
         self._build_scheduler = cache(partial(build_scheduler, own=parts.scheduler))
-        self._load_vae = lru_cache(MAX_VAES)(partial(_load_vae, device=device))
-        self._load_refiner = lru_cache(MAX_REFINERS)(lambda path: type(self).load(Path(path), device))
+        self._load_autoencoder = lru_cache(MAX_AUTOENCODERS)(partial(Autoencoder.load, device=device))
+        self._load_refiner = lru_cache(MAX_REFINERS)(lambda use: type(self).load(Path(use.path), device))
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Self:
@@ -76,7 +77,7 @@ class Sd15Pipeline:
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
         """Encode pictures (pictures, 3, height, width) in [-1, 1] to latents an eighth as wide and high."""
-        return _posterior(self.vae, pixels)
+        return self.autoencoder.encode(pixels)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to `prompt_embeds` (prompts, tokens, width), the way drawing does."""
@@ -95,27 +96,27 @@ class Sd15Pipeline:
     def draw(self, request: DrawRequest, heard: Heard | None = None) -> Image.Image:
         """Draw one picture; the noise comes from the CPU, so that every device starts from the same.
 
-        Sides that the autoencoder can't draw are drawn a little larger, and cut. A path stands for one content:
-        autoencoders and a refiner stay loaded.
+        Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
+        loaded.
         """
-        vae = self.vae if request.vae is None else self._load_vae(request.vae)
-        self._check_vae(vae, request.vae)
+        autoencoder = self.autoencoder if request.vae is None else self._load_autoencoder(request.vae)
+        self._check_autoencoder(autoencoder, request)
         denoising = self._denoising(request, heard)
-        latents = self._first_pass(request, vae, denoising)
+        latents = self._first_pass(request, autoencoder, denoising)
         width, height = request.width, request.height
         if (hires := request.hires_fix) is not None:
             width, height = hires.width, hires.height
-            latents = denoising.from_latents(enlarged(latents, _latent_size(vae, width, height)), hires.strength)
+            latents = denoising.from_latents(enlarged(latents, autoencoder.latent_size(width, height)), hires.strength)
         _check_finite("the denoiser's latents", latents)
-        return self._decode(vae, latents, width, height)
+        return self._decode(autoencoder, latents, width, height)
 
-    def _first_pass(self, request: DrawRequest, vae: Any, denoising: Denoising) -> torch.Tensor:
-        height, width = _latent_size(vae, request.width, request.height)
+    def _first_pass(self, request: DrawRequest, autoencoder: Autoencoder, denoising: Denoising) -> torch.Tensor:
+        height, width = autoencoder.latent_size(request.width, request.height)
         if (original := request.original) is None:
             return denoising.from_noise((1, self.unet.config.in_channels, height, width))
-        scale = _pixels_per_latent(vae)
+        scale = autoencoder.pixels_per_latent
         pixels = _read_picture(original.picture, width * scale, height * scale)
-        latents = _posterior(vae, pixels).sample([0], denoising.random)
+        latents = autoencoder.encode(pixels).sample([0], denoising.random)
         return denoising.from_latents(latents, original.strength)
 
     def _denoising(self, request: DrawRequest, heard: Heard | None) -> Denoising:
@@ -126,8 +127,8 @@ class Sd15Pipeline:
         """
         refiner: Refiner | None = None
         if request.refiner is not None:
-            other = self._load_refiner(request.refiner.path)
-            self._check_refiner(other, request.refiner.path)
+            other = self._load_refiner(request.refiner.base)
+            self._check_refiner(other, request.refiner.base)
             refiner = Refiner(other._denoiser(request), request.refiner.switch_at)
         return Denoising(
             new_scheduler=lambda: copy.deepcopy(self._build_scheduler(request.sampler)),
@@ -148,12 +149,13 @@ class Sd15Pipeline:
             embeds = encoder.encode(*prompts)
         return Denoiser(self.unet, embeds, request.guidance_scale)
 
-    def _check_vae(self, vae: Any, path: str | None) -> None:
-        own, other = self.unet.config.in_channels, vae.config.latent_channels
+    def _check_autoencoder(self, autoencoder: Autoencoder, request: DrawRequest) -> None:
+        own, other = self.unet.config.in_channels, autoencoder.latent_channels
         if own != other:
-            raise BrokenBase(f"the autoencoder in {path} makes latents of {other} channels, this base's have {own}")
+            which = f"in {request.vae.path}" if request.vae else "of this base"
+            raise BrokenBase(f"the autoencoder {which} makes latents of {other} channels, this base's have {own}")
 
-    def _check_refiner(self, refiner: Self, path: str) -> None:
+    def _check_refiner(self, refiner: Self, use: BaseUse) -> None:
         """Latents are handed over at one level of noise, so both must mean the same by latents and level."""
         mine, its = self.parts.scheduler, refiner.parts.scheduler
         if (
@@ -161,46 +163,15 @@ class Sd15Pipeline:
             or its.config.prediction_type != mine.config.prediction_type
             or not torch.allclose(its.alphas_cumprod, mine.alphas_cumprod)
         ):
-            raise Unsupported(f"refiner: {path} has other latents or another noise schedule than this base")
+            raise Unsupported(f"refiner: {use.path} has other latents or another noise schedule than this base")
 
-    def _decode(self, vae: Any, latents: torch.Tensor, width: int, height: int) -> Image.Image:
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        pixels = vae.decode(scaled, return_dict=False)[0]
+    def _decode(self, autoencoder: Autoencoder, latents: torch.Tensor, width: int, height: int) -> Image.Image:
+        pixels = autoencoder.decode(latents)
         _check_finite("the autoencoder's picture", pixels)
         pictures: Any = self.parts.image_processor.postprocess(pixels, output_type="pil", do_denormalize=[True])
         picture: Image.Image = pictures[0]
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         return picture.crop((left, top, left + width, top + height))
-
-
-def _load_vae(folder: str, device: torch.device) -> Any:
-    try:
-        loaded: Any = AutoencoderKL.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise BrokenBase(f"the autoencoder in {folder} can't be loaded: {error}") from error
-    vae, told = loaded
-    # The library fills what a file lacks with random values, and only warns.
-    if missing := sorted(told["missing_keys"]):
-        raise BrokenBase(f"the autoencoder in {folder} lacks {len(missing)} weights: {', '.join(missing[:3])}")
-    return vae.requires_grad_(False).to(device)
-
-
-def _posterior(vae: Any, pixels: torch.Tensor) -> LatentPosterior:
-    posterior = vae.encode(pixels.to(vae.device)).latent_dist
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-    return LatentPosterior(mean=(posterior.mean - shift) * scale, std=posterior.std * scale)
-
-
-def _pixels_per_latent(vae: Any) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _latent_size(vae: Any, width: int, height: int) -> tuple[int, int]:
-    """Height and width of the latents of a picture at least this large."""
-    scale = _pixels_per_latent(vae)
-    return -(-height // scale), -(-width // scale)
 
 
 def enlarged(latents: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

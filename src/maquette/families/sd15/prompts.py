@@ -5,9 +5,10 @@ r"""The notation of weights in prompts, as the AUTOMATIC1111 web interface has m
     a [red] cat         red counts 1/1.1 times
     a ((red) cat:1.2)   weights multiply: red counts 1.32 times
     a \(red\) cat       brackets that mean themselves; a backslash before one does too
+    a cat BREAK grass   what follows begins a new section, which the text encoder reads by itself
 
 Every text is a prompt: a bracket that closes nothing means itself, and one that is never closed acts to the end. The
-older notations inside brackets (`[from:to:when]`, `AND`, `BREAK`) are not read; their words count as they stand.
+other notations (`[from:to:when]`, `AND`) are not read; their words count as they stand.
 """
 
 import re
@@ -27,6 +28,9 @@ SIGN = re.compile(
 )
 
 
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+
+
 class Piece(NamedTuple):
     """Some of a prompt's text, and how strongly it counts; 1 is as written."""
 
@@ -34,8 +38,8 @@ class Piece(NamedTuple):
     weight: float
 
 
-def parse(prompt: str) -> list[Piece]:
-    """Split a prompt into pieces of one weight each, in order; never empty, though its only piece may be."""
+def parse(prompt: str) -> list[list[Piece]]:
+    """Split a prompt into sections, and each into pieces of one weight, in order; there is at least one of either."""
     pieces: list[Piece] = []
     # Where each bracket that is not yet closed begins. The two kinds don't see each other, so they may cross.
     round_ones: list[int] = []
@@ -62,11 +66,21 @@ def parse(prompt: str) -> list[Piece]:
         _weigh(pieces, begin, STRONGER)
     for begin in square_ones:
         _weigh(pieces, begin, WEAKER)
-    return _joined(pieces)
+    return [_joined(section) for section in _sections(pieces)]
 
 
 def _weigh(pieces: list[Piece], begin: int, factor: float) -> None:
     pieces[begin:] = [Piece(text, weight * factor) for text, weight in pieces[begin:]]
+
+
+def _sections(pieces: Iterable[Piece]) -> list[list[Piece]]:
+    """The pieces between one BREAK and the next; brackets reach across it."""
+    sections: list[list[Piece]] = [[]]
+    for text, weight in pieces:
+        first, *further = BREAK.split(text)
+        sections[-1].append(Piece(first, weight))
+        sections += [[Piece(after, weight)] for after in further]
+    return sections
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:

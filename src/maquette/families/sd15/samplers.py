@@ -1,4 +1,16 @@
-"""The published samplers as diffusers schedulers, and the order in which a scheduler asks the denoiser."""
+"""The published samplers as diffusers schedulers, and the order in which a scheduler asks the denoiser.
+
+A published name means one method and one way of choosing the levels of noise, whatever the scheduler's file of a base
+says: from the base come only the noise it was trained with, and what it predicts. Each name draws as in the
+AUTOMATIC1111 web interface, from which users know it:
+
+- the samplers of k-diffusion go from the noisiest level to the least noisy one in equal steps of time (`linspace`), or
+  of Karras' scale between the same two, and then to none;
+- DDIM and PLMS ask at every n-th timestep, counted from 1 (`leading`, one further), and end at the first level of
+  training; but where a base was trained down to hardly any signal they begin at its last level (`trailing`), for only
+  there it has learned to begin (Lin et al. 2023, arXiv:2305.08891);
+- UniPC is of second order, with equal steps of time, as its authors and diffusers advise for guided drawing.
+"""
 
 import copy
 import warnings
@@ -23,13 +35,16 @@ from diffusers import (
 from maquette.core.drawing import Sampler
 from maquette.families.sd15.schedulers import Dpmpp2sAncestralScheduler, DpmppSdeScheduler, LmsScheduler, PlmsScheduler
 
-PLAIN = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+PLAIN = {"timestep_spacing": "linspace"}
 KARRAS = PLAIN | {"use_karras_sigmas": True}
 """Levels of noise as Karras et al. 2022 (arXiv:2206.00364, equation 5) space them."""
+EVERY_NTH = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": False}
+FROM_NO_SIGNAL = {"timestep_spacing": "trailing"}
 DPMPP_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"}
+UNIPC = {"solver_order": 2, "solver_type": "bh2", "predict_x0": True, "final_sigmas_type": "zero"}
 
 SCHEDULERS: dict[Sampler, tuple[type[Any], dict[str, Any]]] = {
-    Sampler.EULER_A: (EulerAncestralDiscreteScheduler, {}),
+    Sampler.EULER_A: (EulerAncestralDiscreteScheduler, PLAIN),
     Sampler.EULER: (EulerDiscreteScheduler, PLAIN),
     Sampler.LMS: (LmsScheduler, PLAIN),
     Sampler.HEUN: (HeunDiscreteScheduler, PLAIN),
@@ -44,15 +59,18 @@ SCHEDULERS: dict[Sampler, tuple[type[Any], dict[str, Any]]] = {
     Sampler.DPMPP_2S_A_KARRAS: (Dpmpp2sAncestralScheduler, KARRAS),
     Sampler.DPMPP_2M_KARRAS: (DPMSolverMultistepScheduler, DPMPP_2M | KARRAS),
     Sampler.DPMPP_SDE_KARRAS: (DpmppSdeScheduler, KARRAS),
-    Sampler.DDIM: (DDIMScheduler, {"clip_sample": False}),
-    Sampler.PLMS: (PlmsScheduler, {"skip_prk_steps": True}),
-    Sampler.UNIPC: (UniPCMultistepScheduler, PLAIN),
+    Sampler.DDIM: (DDIMScheduler, EVERY_NTH | {"clip_sample": False}),
+    Sampler.PLMS: (PlmsScheduler, EVERY_NTH | {"skip_prk_steps": True}),
+    Sampler.UNIPC: (UniPCMultistepScheduler, UNIPC | PLAIN),
 }
 """By their formulas PLMS and DPM2 a are rough in fewer than about 20 steps where a base was trained down to almost no
 signal: their first steps are then long, and led by a noise whose small errors weigh much."""
 
 NOISE_SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-"""Said outright: where a base's file leaves them out, the library would take the other class's defaults for them."""
+"""What a base was trained with, and no more: whatever else its file says belongs to a method of its own."""
+
+HARDLY_ANY_SIGNAL = 1e-3
+"""Share of the picture's variance at the noisiest level; Stable Diffusion 1.x keeps 5e-3, linear betas 4e-5."""
 
 LEAST_SIGNAL = 2**-24
 """Share of the picture's variance at the noisiest level of a base that was trained down to none; none at all would be
@@ -68,13 +86,14 @@ class Evaluation:
 
 
 def build_scheduler(sampler: Sampler | None, own: Any) -> Any:
-    """A scheduler for one picture; it follows the base's `own` in everything but the method, and in all for None."""
+    """A scheduler for one picture, for the noise that the base's `own` is for; None is that one itself."""
     if sampler is None:
         return copy.deepcopy(own)
     kind, options = SCHEDULERS[sampler]
-    schedule = {key: own.config[key] for key in NOISE_SCHEDULE if key in own.config}
+    if own.alphas_cumprod[-1] < HARDLY_ANY_SIGNAL and options["timestep_spacing"] == "leading":
+        options = options | FROM_NO_SIGNAL
     with _library_as_it_is():
-        scheduler = kind.from_config(own.config, **schedule, **options)
+        scheduler = kind(**{key: own.config[key] for key in NOISE_SCHEDULE}, **options)
     if own.config.get("rescale_betas_zero_snr"):
         # Half of the schedulers don't know this option, and would take the levels of an ordinary base.
         scheduler.alphas_cumprod = own.alphas_cumprod.clamp(min=LEAST_SIGNAL)

@@ -21,25 +21,24 @@ from maquette.storage.base import Storage
 
 @post("/assets/training_dataset", dto=UploadBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
 async def create_asset(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     data: JSONBody[UploadRequest],
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
     once: NamedDependency[Idempotency],
+    base_url: NamedDependency[str],
 ) -> UploadAddress:
     """Ask for an address to upload one picture to."""
-    base = (settings.public_url or str(request.base_url)).rstrip("/")
     async with database.write() as conn:
         if earlier := await once.claim(conn, UploadAddress):
             return earlier
         asset = await service.create(conn, signer, tenant_id, data.file_extension, settings.upload_ttl)
         address = UploadAddress(
             assets_id=asset.id,
-            upload_url=base + asset.upload_path,
+            upload_url=base_url + asset.upload_path,
             method="PUT",
-            headers={"Host": HeaderValues([urlsplit(base).netloc])},
+            headers={"Host": HeaderValues([urlsplit(base_url).netloc])},
         )
         await once.remember(conn, address)
     return address

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from maquette.pictures.sniff import PictureFormat
+from maquette.core.picture_format import SUFFIXES, PictureFormat
 from maquette.server.bodies import WireBody
 
 
@@ -44,5 +44,5 @@ class UploadBody(WireBody[UploadRequest]):
         """`.JPG` is `jpeg`."""
         extension = body.get("file_extension")
         if isinstance(extension, str):
-            extension = extension.lower().removeprefix(".")
-            body["file_extension"] = "jpeg" if extension == "jpg" else extension
+            suffix = f".{extension.lower().removeprefix('.')}"
+            body["file_extension"] = SUFFIXES.get(suffix, extension)

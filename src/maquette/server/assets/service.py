@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import new_asset_id, new_id
+from maquette.core.picture_format import PictureFormat
 from maquette.db.now import now
 from maquette.pictures.limits import Checked, PictureCheck, PictureLimits
-from maquette.pictures.sniff import PictureFormat
 from maquette.server.assets import repository
 from maquette.server.assets.repository import AssetObjects, AssetRef, UploadedAsset
 from maquette.server.signing import Signer

@@ -42,9 +42,9 @@ class Alias(Struct, frozen=True):
     base_name: str
 
 
-async def put(conn: AsyncConnection, base: Base, file_name: str) -> None:
-    """Register a base; one of the same name is replaced and keeps its number. An alias of that name goes."""
-    await conn.execute(delete(base_aliases).where(base_aliases.c.alias == base.name))
+async def put(conn: AsyncConnection, base: Base, file_name: str, spellings: Sequence[str]) -> None:
+    """Register a base; one of the same name is replaced and keeps its number. Aliases that are `spellings` of it go."""
+    await conn.execute(delete(base_aliases).where(base_aliases.c.alias.in_(spellings)))
     values = asdict(base) | {"file_name": file_name}
     number = await conn.scalar(select(bases.c.number).where(bases.c.name == base.name))
     if number is None:

@@ -18,6 +18,7 @@ from maquette.bases.catalogue import (
 from maquette.bases.embedding import inspect_embedding
 from maquette.bases.folder import inspect_base
 from maquette.bases.vae import inspect_vae
+from maquette.core.basefolder import BrokenBase
 from maquette.core.errors import InvalidRequest
 from maquette.core.requirements import read
 from maquette.core.specs import BaseRef, Name
@@ -58,12 +59,12 @@ async def inspect_folder(name: str, path: Path, kind: BaseKind = BaseKind.CHECKP
 
 
 def _inspect(name: str, path: Path, kind: BaseKind) -> Base:
-    bundled = kind is BaseKind.CHECKPOINT and path.resolve() == BUNDLED_PATH.resolve()
-    if name == BUNDLED_BASE.name and not bundled:
+    bundled = kind is BaseKind.CHECKPOINT and path.resolve() == BUNDLED_PATH.resolve() and name == BUNDLED_BASE.name
+    if BUNDLED_BASE.name in spellings(name) and not bundled:
         raise InvalidRequest("name", f"{name!r} is the base that comes with Maquette; choose another name")
     match kind:
         case BaseKind.CHECKPOINT | BaseKind.REFINER:
-            found = inspect_base(path, layouts())
+            found = inspect_base(path, layouts(), kind)
             text_width, latent_channels = found.text_width, found.latent_channels
         case BaseKind.VAE:
             found = inspect_vae(path)
@@ -73,6 +74,11 @@ def _inspect(name: str, path: Path, kind: BaseKind) -> Base:
             text_width, latent_channels = found.text_width, None
         case BaseKind.UPSCALER:
             raise InvalidRequest("kind", "the one upscaler there is, Latent, needs no file and is always there")
+    if found.family not in FAMILIES.names():
+        raise BrokenBase(
+            f"{path}: expected {TITLES[kind]} of a family of this installation ({_listed(FAMILIES.names())}), found one"
+            f" of {found.family}"
+        )
     return Base(
         name=name,
         kind=kind,
@@ -85,10 +91,20 @@ def _inspect(name: str, path: Path, kind: BaseKind) -> Base:
 
 
 async def register(conn: AsyncConnection, base: Base) -> None:
-    """Open a model to every tenant. An earlier one of the same name is replaced, and tasks that pinned it fail; an
-    alias of that name goes.
+    """Open a model to every tenant.
+
+    An earlier one of the same name is replaced, and tasks that pinned it fail. Aliases that are spellings of that name
+    go: a model's own name means that model, however it is spelt.
+
+    Raises:
+        InvalidRequest: another model of this kind has the same file name.
     """
-    await repository.put(conn, base, file_name(base.name))
+    for other in await repository.find_called(conn, spellings(base.name)):
+        if other.name != base.name and other.kind == base.kind and file_name(other.name) == file_name(base.name):
+            raise InvalidRequest(
+                "name", f"{base.name!r} and {other.name!r}, which is registered, mean the same; choose another name"
+            )
+    await repository.put(conn, base, file_name(base.name), spellings(base.name))
 
 
 async def list_all(conn: AsyncConnection) -> list[ListedBase]:
@@ -116,9 +132,11 @@ async def add_alias(conn: AsyncConnection, alias: str, name: str) -> None:
     """Give a registered model another name; a model that had it loses it.
 
     Raises:
-        InvalidRequest: the alias is empty, too long or a model's own name, or there is no model of that name.
+        InvalidRequest: the alias is empty, too long or a spelling of a model's own name, or there is no model of that
+            name.
     """
-    if await repository.find(conn, read(alias, Name, "alias")):
+    own = spellings(read(alias, Name, "alias"))
+    if any(base.name in own for base in await repository.find_called(conn, own)):
         raise InvalidRequest("alias", f"{alias!r} is a registered model's own name; choose another alias")
     if await repository.find(conn, name) is None:
         names = [base.name for base in await repository.all_bases(conn)]

@@ -29,15 +29,19 @@ from maquette.core.image_specs import (
     resolve,
 )
 from maquette.core.lifecycle import ImageStatus, Reason, Verdict
+from maquette.core.picture_format import PictureFormat
+from maquette.core.rehearsal import OF_PICTURES
 from maquette.core.specs import MAX_DRAWN_SEED, BaseRef
 from maquette.db.move import create_image_task, move_image_task
 from maquette.pictures.limits import PictureLimits
-from maquette.pictures.sniff import PictureFormat, Sniffer
+from maquette.pictures.sniff import Sniffer
+from maquette.server import sandbox
 from maquette.server.bases import service as bases
 from maquette.server.bases.service import Base
-from maquette.server.images import queue
+from maquette.server.images import copies, pace, queue
 from maquette.server.models import service as models
 from maquette.server.settings import Settings
+from maquette.server.webhooks import service as webhooks
 from maquette.storage.base import Storage
 
 ORIGINAL = "request.image_base64"
@@ -94,13 +98,23 @@ async def draft(
 
     Raises:
         InvalidRequest, FeatureNotAllowed: the message names the field.
+        MaquetteError: INVALID_IMAGE_SIZE, INVALID_CUSTOM_OUTPUT_PATH.
+        RateLimitExceeded: see `pace.hold`.
     """
     refuse_unsupported(body)
+    if body.extra.webhook:
+        webhooks.check_address(body.extra.webhook.url, settings.outbound_reach, field="extra.webhook.url")
+    elsewhere = body.extra.custom_storage.aws_s3 if body.extra.custom_storage else None
+    copy_to = copies.read_target(elsewhere, settings.opened_buckets) if elsewhere else None
     refuse_beyond(body, settings.image_limits)
-    named = await _named(conn, tenant_id, body)
-    spec = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1)
+    sandbox.breakdown(settings, body.request.prompt, OF_PICTURES, field="request.prompt")
+    named = await _named(conn, settings, tenant_id, body)
+    asked = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1, copy_to=copy_to)
+    spec = sandbox.small_picture(settings, asked)
     webhook = body.extra.webhook
     mock = webhook.test_mode.return_task_status if webhook and webhook.test_mode and webhook.test_mode.enabled else None
+    if mock is None:
+        await pace.hold(conn, tenant_id, settings.images_per_minute, further=spec.image_num)
     return ImageDraft(kind=kind, spec=spec, webhook_url=webhook.url if webhook else None, mock=mock)
 
 
@@ -113,6 +127,7 @@ async def store_original(storage: Storage, tenant_id: str, image_task_id: str, o
 
 async def create(
     conn: AsyncConnection,
+    settings: Settings,
     tenant_id: str,
     image_task_id: str,
     draft: ImageDraft,
@@ -120,7 +135,11 @@ async def create(
     original_key: str | None,
     public_url: str,
 ) -> None:
-    """Insert the task. One that only tries its webhook out ends in the same transaction, and nothing is drawn."""
+    """Insert the task. One that only tries its webhook out ends in the same transaction, and nothing is drawn.
+
+    Raises:
+        RateLimitExceeded: others were faster.
+    """
     await create_image_task(
         conn,
         tenant_id=tenant_id,
@@ -141,11 +160,14 @@ async def create(
             reason=Reason.TEST_MODE,
             message="This is a test of the webhook: nothing was drawn.",
         )
+    else:
+        await pace.hold(conn, tenant_id, settings.images_per_minute)
 
 
-async def _named(conn: AsyncConnection, tenant_id: str, body: ImageBody) -> NamedModels:
+async def _named(conn: AsyncConnection, settings: Settings, tenant_id: str, body: ImageBody) -> NamedModels:
     request = body.request
-    checkpoint = await bases.require(conn, request.model_name, BaseKind.CHECKPOINT, field="request.model_name")
+    name = sandbox.base_name(settings, request.model_name)
+    checkpoint = await bases.require(conn, name, BaseKind.CHECKPOINT, field="request.model_name")
     vae = await _vae(conn, request.sd_vae, checkpoint) if request.sd_vae else None
     refined = isinstance(request, TextToImage) and request.refiner
     return NamedModels(

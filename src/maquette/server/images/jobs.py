@@ -3,7 +3,7 @@
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.drawing import DrawRequest, EmbeddingUse, Original, RefinerUse
+from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, Original, RefinerUse
 from maquette.core.image_specs import ImageSpec
 from maquette.core.specs import BaseRef
 from maquette.server.bases import service as bases
@@ -11,12 +11,12 @@ from maquette.serving.base import DrawJob, StoredLora
 
 
 class Places(Struct, frozen=True, kw_only=True):
-    """Where the operator's models lie that a task draws with: folders, and files of embeddings in the spec's order."""
+    """Where the operator's models lie that a task draws with; files of embeddings, in the spec's order."""
 
-    base: str
-    vae: str | None
+    base: BaseUse
+    vae: BaseUse | None
     embeddings: tuple[str, ...]
-    refiner: str | None
+    refiner: BaseUse | None
 
 
 async def locate(conn: AsyncConnection, spec: ImageSpec) -> Places | BaseRef:
@@ -28,11 +28,11 @@ async def locate(conn: AsyncConnection, spec: ImageSpec) -> Places | BaseRef:
     for ref, place in found.items():
         if place is None:
             return ref
-    places = {ref: place for ref, place in found.items() if place is not None}
+    places = {ref: BaseUse(place, ref.sha256) for ref, place in found.items() if place is not None}
     return Places(
         base=places[spec.base],
         vae=places[spec.vae] if spec.vae else None,
-        embeddings=tuple(places[embedding.base] for embedding in spec.embeddings),
+        embeddings=tuple(places[embedding.base].path for embedding in spec.embeddings),
         refiner=places[spec.refiner.base] if spec.refiner else None,
     )
 

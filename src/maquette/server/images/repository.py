@@ -5,9 +5,9 @@ from msgspec import Struct
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.core.drawing import PictureFormat
 from maquette.core.image_specs import ImageKind, ImageSpec
-from maquette.core.lifecycle import ImageStatus
+from maquette.core.lifecycle import ImageStatus, Reason
+from maquette.core.picture_format import PictureFormat
 from maquette.db.now import now_sql
 from maquette.db.tables import image_tasks
 
@@ -27,6 +27,7 @@ class ImageTaskRecord(Struct, frozen=True, kw_only=True):
         public_url: what the addresses begin with that its webhook is told.
         step, total_steps: denoising steps of all its pictures.
         images: None until it succeeded, and for a test of its webhook.
+        started_at: when a worker began its latest attempt; None while none has.
     """
 
     id: str
@@ -45,6 +46,13 @@ class ImageTaskRecord(Struct, frozen=True, kw_only=True):
     finished_at: float | None
 
 
+class AskedPictures(Struct, frozen=True):
+    """An image task as a pace counts it: seconds since it was created, and how many pictures it is of."""
+
+    age: float
+    images: int
+
+
 async def find(
     conn: AsyncConnection, tenant_id: str, image_task_id: str, *, kept: float | None = None
 ) -> ImageTaskRecord | None:
@@ -56,3 +64,14 @@ async def find(
         query = query.where(or_(image_tasks.c.finished_at.is_(None), image_tasks.c.finished_at >= now_sql(conn) - kept))
     row = (await conn.execute(query)).mappings().one_or_none()
     return msgspec.convert(row, ImageTaskRecord) if row else None
+
+
+async def newest_asked(conn: AsyncConnection, tenant_id: str, *, tasks: int) -> list[AskedPictures]:
+    """So many of a tenant's image tasks, the newest first; tests of webhooks, which draw nothing, are none."""
+    query = (
+        select((now_sql(conn) - image_tasks.c.created_at).label("age"), image_tasks.c.spec["image_num"].as_integer())
+        .where(image_tasks.c.tenant_id == tenant_id, image_tasks.c.reason != Reason.TEST_MODE)
+        .order_by(image_tasks.c.number.desc())
+        .limit(tasks)
+    )
+    return [AskedPictures(*row) for row in await conn.execute(query)]

@@ -1,9 +1,9 @@
 """Calls about pictures."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, get, post
+from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
@@ -11,9 +11,10 @@ from litestar.response import Stream
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import new_task_id
 from maquette.core.image_specs import ImageBody, ImageKind, ImageToImageBody, TextToImageBody
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.now import now
-from maquette.server.http_errors import CREATING_ERRORS, ERRORS
+from maquette.server.http_errors import CREATES_TASK, DRAWING_ERRORS, ERRORS, GETS_RESULT, RESULT_ERRORS
 from maquette.server.idempotency import Idempotency
 from maquette.server.images import creation, service
 from maquette.server.images.creation import Original
@@ -26,35 +27,47 @@ from maquette.storage.base import ObjectMissing, Storage
 TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The image task's id.")]
 
 
-@post("/async/txt2img", dto=TextToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/async/txt2img",
+    dto=TextToImageWire,
+    return_dto=None,
+    status_code=200,
+    responses=DRAWING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def text_to_image(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     data: JSONBody[TextToImageBody],
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
     once: NamedDependency[Idempotency],
+    base_url: NamedDependency[str],
 ) -> CreatedImageTask:
     """Draw pictures from words."""
-    base = _base_url(request, settings)
-    return await _create(ImageKind.TEXT, tenant_id, data, None, base, database, storage, settings, once)
+    return await _create(ImageKind.TEXT, tenant_id, data, None, base_url, database, storage, settings, once)
 
 
-@post("/async/img2img", dto=ImageToImageWire, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/async/img2img",
+    dto=ImageToImageWire,
+    return_dto=None,
+    status_code=200,
+    responses=DRAWING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def image_to_image(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     data: JSONBody[ImageToImageBody],
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     settings: NamedDependency[Settings],
     once: NamedDependency[Idempotency],
+    base_url: NamedDependency[str],
 ) -> CreatedImageTask:
     """Draw pictures from words and a picture."""
     original = await asyncio.to_thread(creation.read_original, data.request.image_base64, settings.original_limits)
-    base = _base_url(request, settings)
-    return await _create(ImageKind.IMAGE, tenant_id, data, original, base, database, storage, settings, once)
+    return await _create(ImageKind.IMAGE, tenant_id, data, original, base_url, database, storage, settings, once)
 
 
 async def _create(
@@ -77,24 +90,26 @@ async def _create(
     async with database.write() as conn:
         earlier = await once.claim(conn, CreatedImageTask)
         if earlier is None:
-            await creation.create(conn, tenant_id, created.task_id, draft, original_key=key, public_url=public_url)
+            await creation.create(
+                conn, settings, tenant_id, created.task_id, draft, original_key=key, public_url=public_url
+            )
             await once.remember(conn, created)
     if earlier and key:
         await storage.delete(key)
     return earlier or created
 
 
-@get("/async/task-result", responses=ERRORS)
+@get("/async/task-result", responses=RESULT_ERRORS, opt=GETS_RESULT)
 async def task_result(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
+    base_url: NamedDependency[str],
     task_id: TaskIdQuery,
 ) -> TaskResult:
     """Status of an image task, and its pictures once they are drawn."""
-    addresses = Addresses(signer, _base_url(request, settings), settings.image_url_ttl)
+    addresses = Addresses(signer, base_url, settings.image_url_ttl)
     async with database.read() as conn:
         return await service.result(conn, tenant_id, task_id, addresses, kept=settings.keep_images)
 
@@ -119,10 +134,5 @@ async def picture(
         info = await storage.head(key)
     except ObjectMissing:
         raise MaquetteError(ErrorReason.IMAGE_NOT_FOUND, "the picture is not kept any more") from None
-    media_type = f"image/{name.rpartition('.')[2]}"
+    media_type = PictureFormat(name.rpartition(".")[2]).content_type
     return Stream(storage.stream(key), headers={"content-length": str(info.size)}, media_type=media_type)
-
-
-def _base_url(request: Request[str, Any, Any], settings: Settings) -> str:
-    """What the addresses of pictures begin with."""
-    return (settings.public_url or str(request.base_url)).rstrip("/")

@@ -24,6 +24,9 @@ class DrawingBody(WireBody[T]):
         extra = body.get("extra")
         if isinstance(extra, dict) and _says_nothing(extra.get("webhook")):
             extra.pop("webhook", None)
+        storage = extra.get("custom_storage") if isinstance(extra, dict) else None
+        if isinstance(storage, dict) and _names_no_place(storage.get("aws_s3")):
+            storage.pop("aws_s3", None)
 
 
 def _drop_empty(holder: Any, field: str) -> None:
@@ -37,6 +40,11 @@ def _says_nothing(webhook: Any) -> bool:
         return False
     test = webhook.get("test_mode")
     return test is None or (isinstance(test, dict) and test.get("enabled") in (None, False, "false"))
+
+
+def _names_no_place(aws_s3: Any) -> bool:
+    """Whether nothing is left of a bucket that is all empty strings but how pictures lie in it."""
+    return isinstance(aws_s3, dict) and aws_s3.keys() <= {"save_to_path_directly"}
 
 
 class TextToImageWire(DrawingBody[TextToImageBody]):

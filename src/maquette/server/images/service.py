@@ -1,5 +1,7 @@
 """Image tasks as their owner sees them. Nobody else's tasks exist here: a foreign id reads like an unknown one."""
 
+from math import ceil
+
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,6 +10,7 @@ from maquette.core.errors import TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import ImageStatus
 from maquette.db.now import now
+from maquette.server.base_url import base_url
 from maquette.server.images import repository
 from maquette.server.images.repository import ImageTaskRecord
 from maquette.server.images.schemas import (
@@ -32,7 +35,7 @@ class Addresses(Struct, frozen=True):
 
     def of(self, key: str, at: float) -> str:
         """The address of an object, handed out at `at` (Unix seconds)."""
-        return self.base + self.signer.sign("GET", f"/{key}", int(at) + self.ttl)
+        return self.base + self.signer.sign("GET", f"/{key}", ceil(at) + self.ttl)
 
 
 async def result(
@@ -62,9 +65,21 @@ async def event(
     task = await repository.find(conn, tenant_id, image_task_id)
     if task is None:
         raise TaskNotFound
-    found = _result(task, Addresses(signer, public_url or task.public_url, ttl), await now(conn))
+    found = _result(task, Addresses(signer, base_url(public_url, task.public_url), ttl), await now(conn))
     echo = WebhookEcho(task.webhook_url) if task.webhook_url else UNSET
     return TaskEvent(EVENT, replace(found, extra=replace(found.extra, webhook=echo)))
+
+
+async def prompt(conn: AsyncConnection, tenant_id: str, image_task_id: str) -> str:
+    """The words that a task draws from.
+
+    Raises:
+        TaskNotFound: there is no such task any more.
+    """
+    task = await repository.find(conn, tenant_id, image_task_id)
+    if task is None:
+        raise TaskNotFound
+    return task.spec.prompt
 
 
 def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResult:
@@ -73,7 +88,7 @@ def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResul
         task=TaskState(
             task_id=task.id,
             task_type=task.kind,
-            status=task.status,
+            status=_status(task),
             reason=task.message if task.status is ImageStatus.FAILED else "",
             eta=_eta(task, at),
             progress_percent=_percent(task),
@@ -84,6 +99,12 @@ def _result(task: ImageTaskRecord, addresses: Addresses, at: float) -> TaskResul
         videos=[],
         audios=[],
     )
+
+
+def _status(task: ImageTaskRecord) -> ImageStatus:
+    """A task that waits in a pool's own queue waits, whoever has claimed it."""
+    waits = task.status is ImageStatus.PROCESSING and task.started_at is None
+    return ImageStatus.QUEUED if waits else task.status
 
 
 def _debug_info(task: ImageTaskRecord) -> DebugInfo | None:

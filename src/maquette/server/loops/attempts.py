@@ -295,7 +295,9 @@ async def load_plan(
     A checkpoint of this very attempt never counts: a plan asked for again after the trainer has begun must not differ.
     """
     row = (
-        await conn.execute(select(tasks.c.spec, tasks.c.dataset_id, tasks.c.tenant_id).where(tasks.c.id == task_id))
+        await conn.execute(
+            select(tasks.c.name, tasks.c.spec, tasks.c.dataset_id, tasks.c.tenant_id).where(tasks.c.id == task_id)
+        )
     ).one()
     training = msgspec.convert(row.spec, TrainingSpec)
     location = await conn.scalar(
@@ -324,6 +326,7 @@ async def load_plan(
         checkpoint_every=checkpoint_every,
         output_prefix=output_prefix(task_id, fence),
         tenant_id=row.tenant_id,
+        name=row.name,
     )
 
 

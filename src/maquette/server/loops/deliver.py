@@ -8,6 +8,7 @@ import structlog
 
 from maquette.core.backoff import back_off
 from maquette.core.errors import TaskNotFound
+from maquette.core.rehearsal import Breakdown, asked_for
 from maquette.db.engine import Database
 from maquette.server.images import service as images
 from maquette.server.loops.base import Loop
@@ -21,23 +22,37 @@ log: Any = structlog.get_logger()
 AT_A_TIME = 32
 ATTEMPTS = 6
 """One, and five more as published."""
-HOLD = 30.0
-"""Seconds after which another server may try what this one has begun: longer than any call takes."""
+SLOW_WEBHOOK = 15.0
+"""Seconds by which a call comes late where a sandbox was asked for that; it stands for one that got no answer."""
+MARGIN = 10.0
+"""Seconds beyond the longest call after which another server may try what this one has begun."""
 
 
 class DeliverLoop(Loop):
     """Tells each webhook once that its task has ended, up to five times more where it does not answer with 2xx."""
 
     def __init__(
-        self, database: Database, outbound: Outbound, signer: Signer, *, interval: float, public_url: str, url_ttl: int
+        self,
+        database: Database,
+        outbound: Outbound,
+        signer: Signer,
+        *,
+        interval: float,
+        public_url: str,
+        url_ttl: int,
+        sandbox: bool = False,
     ) -> None:
-        """Take what it works with; `public_url` and `url_ttl` are for the pictures' addresses."""
+        """Take what it works with; `public_url` and `url_ttl` are for the pictures' addresses.
+
+        In a sandbox a webhook is told late where the prompt asks for that.
+        """
         super().__init__(interval)
         self._database = database
         self._outbound = outbound
         self._signer = signer
         self._public_url = public_url
         self._url_ttl = url_ttl
+        self._sandbox = sandbox
 
     async def turn(self) -> None:
         """Begin what is due."""
@@ -51,15 +66,24 @@ class DeliverLoop(Loop):
 
     async def stop(self) -> None:
         """Let the calls under way end; each is bounded."""
-        await super().stop()
-        await self._outbound.close()
+        try:
+            await super().stop()
+        finally:
+            self._outbound.close()
 
     async def _deliver(self, due: Delivery) -> None:
+        if due.attempts >= ATTEMPTS:
+            await self._settle(due, "the server was lost in the last attempt", again=False)
+            return
         async with self._database.write() as conn:
-            delivery = await queue.claim(conn, due, HOLD)
+            delivery = await queue.claim(conn, due, self._outbound.timeout + MARGIN)
         if delivery is None:
             return
         try:
+            if self._sandbox and delivery.attempts == 1 and await self._is_to_be_slow(delivery):
+                async with self._database.write() as conn:
+                    await queue.undelivered(conn, delivery, "put off, as the prompt asks", again_in=SLOW_WEBHOOK)
+                return
             status = await self._outbound.post(delivery.url, await self._event(delivery))
         except (OutboundRefused, TaskNotFound) as error:
             await self._settle(delivery, str(error), again=False)
@@ -67,6 +91,11 @@ class DeliverLoop(Loop):
             await self._settle(delivery, str(error), again=True)
         else:
             await self._settle(delivery, "" if 200 <= status < 300 else f"answered {status}", again=True)
+
+    async def _is_to_be_slow(self, delivery: Delivery) -> bool:
+        async with self._database.read() as conn:
+            prompt = await images.prompt(conn, delivery.tenant_id, delivery.image_task_id)
+        return asked_for(prompt) == Breakdown.SLOW_WEBHOOK
 
     async def _event(self, delivery: Delivery) -> bytes:
         async with self._database.read() as conn:

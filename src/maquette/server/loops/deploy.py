@@ -1,12 +1,13 @@
 """New models meet the parity gate."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
 import structlog
 
 from maquette.core.backoff import back_off
-from maquette.core.drawing import Refusal, sample_request
+from maquette.core.drawing import BaseUse, Refusal, sample_request
 from maquette.db.engine import Database
 from maquette.db.move import Judgement, pass_model, reject_model
 from maquette.server.loops.base import Loop
@@ -20,6 +21,8 @@ from maquette.storage.base import ObjectMissing, StorageFailed
 log: Any = structlog.get_logger()
 
 AT_A_TIME = 8
+MOST_LOST_WORKERS = 5
+"""Workers that a model may cost in a row before it is rejected: as many as a task may."""
 
 FAULTS = frozenset({Refusal.UNMATCHED_LORA, Refusal.BROKEN_LORA, Refusal.NOT_FINITE})
 """What a worker says of the LoRA itself; anything else it says may pass."""
@@ -28,14 +31,17 @@ FAULTS = frozenset({Refusal.UNMATCHED_LORA, Refusal.BROKEN_LORA, Refusal.NOT_FIN
 class DeployLoop(Loop):
     """Lets the pool replay the sample of each model that is not judged yet, and stores the gate's verdict.
 
-    What comes to no verdict, since a worker was lost, the storage is away or the base is, waits and is tried again for
-    as long as it takes: the model stays DEPLOYING.
+    What comes to no verdict, since the storage is away or the base is, or the pool takes too long, waits and is tried
+    again for as long as it takes: the model stays DEPLOYING, and its message says why. So does one over which a worker
+    was lost, until it has cost a few in a row.
     """
 
-    def __init__(self, database: Database, pool: Pool, *, interval: float) -> None:
+    def __init__(self, database: Database, pool: Pool, *, interval: float, timeout: float) -> None:
+        """Take what it works with; `timeout` is for one comparison, in seconds, its wait for a worker included."""
         super().__init__(interval)
         self._database = database
         self._pool = pool
+        self._timeout = timeout
         self._waits = Interruptible()
         self._worker = ""
         """Versions of what draws, "" before the first comparison."""
@@ -46,7 +52,7 @@ class DeployLoop(Loop):
         async with self._database.read() as conn:
             found = await models.to_judge(conn, self._worker, AT_A_TIME)
         for model in found:
-            name = f"judge {model.id}"
+            name = errand(model)
             if name not in under_way:
                 self.errands.begin(name, partial(self._judge, model))
 
@@ -60,15 +66,18 @@ class DeployLoop(Loop):
             await self._postpone(model, "its base is not registered")
             return
         job = CompareJob(
-            base=model.base_location,
+            base=BaseUse(model.base_location, model.spec.base.sha256),
             request=sample_request(model.spec.sample),
             lora=StoredLora(key=model.object_key, sha256=model.sha256),
             sample_key=model.sample_key,
         )
         try:
-            found = await self._waits.wait(self._pool.compare(job))
+            async with asyncio.timeout(self._timeout):
+                found = await self._waits.wait(errand(model), self._pool.compare(job))
         except Interrupted:
             return
+        except TimeoutError:
+            await self._postpone(model, f"it was not compared within {self._timeout:g} s")
         except JobRefused as refusal:
             if refusal.reason in FAULTS:
                 await self._reject(model, Judgement(judged_with=model.judged_with, message=refusal.message))
@@ -76,15 +85,18 @@ class DeployLoop(Loop):
                 await self._postpone(model, refusal.message)
         except ObjectMissing as error:
             await self._reject(model, Judgement(judged_with=model.judged_with, message=f"its files are gone: {error}"))
-        except (WorkerLost, StorageFailed) as error:
-            await self._postpone(model, str(error))
+        except StorageFailed as error:
+            log.warning("model.storage_away", model=model.name, error=str(error))
+            await self._postpone(model, "the storage does not give out its files")
+        except WorkerLost as error:
+            await self._lose(model, str(error))
         else:
-            await self._decide(model, model.base_location, found)
+            await self._decide(model, found)
 
-    async def _decide(self, model: UnjudgedModel, base_location: str, found: Comparison) -> None:
+    async def _decide(self, model: UnjudgedModel, found: Comparison) -> None:
         self._worker = models.worker_text(found.versions)
         judgement = Judgement(
-            judged_with=models.judged_with(self._worker, base_location),
+            judged_with=models.judged_with(self._worker, model.base_name, model.spec.base.sha256),
             message=gate.objection(found),
             from_sample=found.from_sample,
             from_base=found.from_base,
@@ -101,7 +113,20 @@ class DeployLoop(Loop):
             await reject_model(conn, model.tenant_id, model.id, judgement)
         log.warning("model.rejected", model=model.name, why=judgement.message)
 
-    async def _postpone(self, model: UnjudgedModel, why: str) -> None:
+    async def _lose(self, model: UnjudgedModel, why: str) -> None:
+        lost = model.lost_workers + 1
+        if lost < MOST_LOST_WORKERS:
+            await self._postpone(model, f"the worker that drew with it was lost: {why}", lost_workers=lost)
+            return
+        message = f"{lost} workers in a row were lost while they drew with it, the latest one with: {why}"
+        await self._reject(model, Judgement(judged_with=model.judged_with, message=message))
+
+    async def _postpone(self, model: UnjudgedModel, why: str, *, lost_workers: int = 0) -> None:
         log.warning("model.not_judged", model=model.name, why=why, tries=model.attempts + 1)
         async with self._database.write() as conn:
-            await models.postpone(conn, model, back_off(model.attempts + 1))
+            await models.postpone(conn, model, back_off(model.attempts + 1), why, lost_workers=lost_workers)
+
+
+def errand(model: UnjudgedModel) -> str:
+    """What judging a model is called."""
+    return f"judge {model.id}"

@@ -1,6 +1,9 @@
 """Image tasks meet the serving pool."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -11,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.lifecycle import Reason, Verdict
 from maquette.core.specs import BaseRef
 from maquette.db.engine import Database
-from maquette.server.images import jobs, queue
+from maquette.server.images import copies, jobs, queue
+from maquette.server.images.copies import NotCopied
 from maquette.server.images.jobs import Places
-from maquette.server.images.queue import ClaimedImageTask, ImageProgress, QueuedImageTask, StoredImage
+from maquette.server.images.queue import Attempt, ClaimedImageTask, ImageProgress, QueuedImageTask, StoredImage
 from maquette.server.loops.base import Loop
 from maquette.server.loops.interruption import Interrupted, Interruptible
 from maquette.server.models import service as models
@@ -26,8 +30,8 @@ LEASE_SECONDS = 30.0
 ROWS_A_TURN = 100
 JOBS_A_WORKER = 8
 """Tasks given to the pool at a time for each of its workers: among several it can go by what is loaded."""
-LOOK_AGAIN = 1.0
-"""Seconds before a task that waits for its LoRA is looked at again."""
+UNBEGUN_PAUSE = 1.0
+"""Seconds before a task is given to the pool again that it gave up before any worker had begun it."""
 
 
 class Hindrance(Struct, frozen=True):
@@ -38,14 +42,49 @@ class Hindrance(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """A waiting task's LoRA is not served yet."""
+    """A waiting task's LoRA is not judged yet."""
+
+    model_id: str
+
+
+class OriginalMissing(Exception):
+    """The picture to start from is gone."""
+
+
+class Drawing:
+    """An attempt of this server, and how far it is."""
+
+    def __init__(self, task: ClaimedImageTask) -> None:
+        self.task = task
+        self._step = 0
+        self._begun_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What its errand and its waits are called: another attempt at the same task is another thing."""
+        return f"draw {self.task.id}/{self.task.fence}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a worker has begun it."""
+        return self._begun_at is not None
+
+    def hear(self, step: int) -> None:
+        """A worker has done so many of its steps."""
+        self._begun_at = monotonic() if self._begun_at is None else self._begun_at
+        self._step = step
+
+    def progress(self) -> ImageProgress:
+        """How far it is now."""
+        return ImageProgress(self.task, self._step, None if self._begun_at is None else monotonic() - self._begun_at)
 
 
 class DrawLoop(Loop):
     """Claims waiting image tasks, lets the pool draw them, and stores what it drew before their row says so.
 
-    A server that is killed leaves tasks claimed: the next one gives them back, at once where it is the only one that
-    there is, else when their lease has lapsed.
+    A server that stops gives back what it has claimed. One that is killed leaves it claimed: the next one gives it
+    back, at once where it is the only one that there is, else when the lease has lapsed. An attempt that is this
+    server's no more, since its lease has lapsed or its task is past its deadline, is taken back from the pool.
     """
 
     def __init__(
@@ -63,8 +102,8 @@ class DrawLoop(Loop):
 
         Args:
             supervisor: this server process.
-            deadline: seconds from its creation after which a task that still waits fails.
-            model_wait: seconds that a task waits for a LoRA to be served.
+            deadline: seconds from its creation after which a task fails, also one that is being drawn.
+            model_wait: seconds that a task waits for a LoRA to be judged.
         """
         super().__init__(interval)
         self._database = database
@@ -74,28 +113,33 @@ class DrawLoop(Loop):
         self._deadline = deadline
         self._model_wait = model_wait
         self._waits = Interruptible()
-        self._under_way: dict[str, ImageProgress] = {}
-        """How far the tasks are that this server draws, by their id."""
+        self._under_way: dict[Attempt, Drawing] = {}
+        """What this server has given to the pool."""
 
     async def take_over(self) -> int:
         """Give back what earlier servers were drawing; the caller knows that there is no other. Answers how many."""
-        return await self._give_back(queue.supervised_by_others(self._supervisor))
+        right = queue.supervised_by_others(self._supervisor)
+        count = 0
+        while given_back := await self._give_back(right):
+            count += given_back
+        return count
 
     async def turn(self) -> None:
         """One round."""
         if self._under_way:
             async with self._database.write() as conn:
-                await queue.advance(conn, list(self._under_way.values()), LEASE_SECONDS)
+                await queue.advance(conn, [drawing.progress() for drawing in self._under_way.values()], LEASE_SECONDS)
         async with self._database.read() as conn:
             lapsed = queue.orphaned(conn, LEASE_SECONDS)
         await self._give_back(lapsed)
         await self._end_overdue()
+        await self._take_back()
         room = self._pool.workers * JOBS_A_WORKER - len(self._under_way)
         if room > 0:
             await self._begin(room)
 
     async def stop(self) -> None:
-        """Let go of what is being drawn; the next server gives it back."""
+        """Take back what is being drawn, for the next server to draw."""
         self._waits.stop()
         await super().stop()
 
@@ -104,32 +148,62 @@ class DrawLoop(Loop):
             found = await queue.in_progress(conn, right, ROWS_A_TURN)
         for task in found:
             async with self._database.write() as conn:
-                await queue.fail(conn, task, Reason.WORKER_LOST, "Its server was lost.", right=right)
+                await queue.give_back(conn, task, right)
         return len(found)
 
     async def _end_overdue(self) -> None:
+        words = f"The limit is {self._deadline:.0f} s from its creation."
         async with self._database.read() as conn:
-            overdue = await queue.overdue(conn, self._deadline, ROWS_A_TURN)
-        for task in overdue:
+            right = queue.older_than(conn, self._deadline)
+            waiting = await queue.overdue(conn, self._deadline, ROWS_A_TURN)
+            drawn = await queue.in_progress(conn, right, ROWS_A_TURN)
+        for task in waiting:
             async with self._database.write() as conn:
-                await queue.refuse(conn, task, Reason.TIMED_OUT)
+                await queue.refuse(conn, task, Reason.TIMED_OUT, words)
+        for task in drawn:
+            async with self._database.write() as conn:
+                await queue.fail(conn, task, Reason.TIMED_OUT, words, right=right)
+
+    async def _take_back(self) -> None:
+        """Let the pool go on with nothing that is not this server's any more."""
+        drawings = list(self._under_way.values())
+        if not drawings:
+            return
+        async with self._database.read() as conn:
+            held = await queue.held(conn, self._supervisor)
+        for drawing in drawings:
+            if drawing.task.attempt not in held:
+                self._waits.let_go(drawing.name)
 
     async def _begin(self, room: int) -> None:
         async with self._database.read() as conn:
-            found = [(task, await self._look_at(conn, task)) for task in await queue.due(conn, room)]
+            due = await queue.due(conn, room, model_wait=self._model_wait)
+            found = [(task, await self._look_at(conn, task)) for task in due]
+        begun = 0
         for task, prospect in found:
-            async with self._database.write() as conn:
-                match prospect:
-                    case Wait():
-                        await queue.postpone(conn, task, LOOK_AGAIN)
-                    case Hindrance():
+            if self._stopping:
+                # What is taken back now would be claimed again.
+                return
+            match prospect:
+                case Places():
+                    await self._claim(task, prospect)
+                    begun += 1
+                case Wait():
+                    async with self._database.write() as conn:
+                        await queue.wait_for(conn, task, prospect.model_id)
+                case Hindrance():
+                    async with self._database.write() as conn:
                         await queue.refuse(conn, task, prospect.reason, prospect.message)
-                    case Places():
-                        claimed = await queue.claim(conn, task, supervisor=self._supervisor, lease=LEASE_SECONDS)
-                        if claimed:
-                            self._under_way[task.id] = ImageProgress(claimed, 0)
-            if task.id in self._under_way and isinstance(prospect, Places):
-                self.errands.begin(f"draw {task.id}", partial(self._draw, task, prospect))
+        if begun < len(found) == room:
+            # What could not be begun makes room for those behind it.
+            self.wake()
+
+    async def _claim(self, task: QueuedImageTask, places: Places) -> None:
+        async with self._database.write() as conn:
+            claimed = await queue.claim(conn, task, supervisor=self._supervisor, lease=LEASE_SECONDS)
+        if claimed:
+            drawing = self._under_way[claimed.attempt] = Drawing(claimed)
+            self.errands.begin(drawing.name, partial(self._draw, task, drawing, places))
 
     async def _look_at(self, conn: AsyncConnection, task: QueuedImageTask) -> Places | Hindrance | Wait:
         """Where all lies that a task is drawn with, or what keeps it from being drawn."""
@@ -141,49 +215,76 @@ class DrawLoop(Loop):
                 return Hindrance(Reason.MODEL_REJECTED, f"{lora.name}: {lora.verdict_message}.")
             if lora.verdict is Verdict.PENDING:
                 if task.age <= self._model_wait:
-                    return Wait()
-                return Hindrance(Reason.MODEL_NOT_READY, f"{lora.name} is still being deployed.")
+                    return Wait(lora.id)
+                why = f": {lora.verdict_message}" if lora.verdict_message else ""
+                return Hindrance(Reason.MODEL_NOT_READY, f"{lora.name} is still being deployed{why}.")
         places = await jobs.locate(conn, task.spec)
         return Hindrance(Reason.BASE_MISSING, places.name) if isinstance(places, BaseRef) else places
 
-    async def _draw(self, task: QueuedImageTask, places: Places) -> None:
-        claimed = self._under_way[task.id].task
+    async def _draw(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> None:
         try:
-            images = await self._pictures(task, claimed, places)
+            images = await self._pictures(task, drawing, places)
         except Interrupted:
-            return
+            await self._release(drawing)
         except JobRefused as refusal:
-            await self._fail(claimed, Reason(refusal.reason.value), refusal.message)
+            await self._fail(drawing, Reason(refusal.reason.value), refusal.message)
         except WorkerLost as error:
-            await self._fail(claimed, Reason.WORKER_LOST, str(error))
+            if drawing.begun:
+                await self._fail(drawing, Reason.WORKER_LOST, str(error))
+            else:
+                await self._release(drawing, UNBEGUN_PAUSE)
+        except OriginalMissing:
+            await self._fail(drawing, Reason.ORIGINAL_MISSING)
         except ObjectMissing as error:
-            await self._fail(claimed, Reason.MODEL_MISSING, str(error))
+            await self._fail(drawing, Reason.MODEL_MISSING, str(error))
+        except NotCopied as error:
+            await self._fail(drawing, Reason.NOT_COPIED, str(error))
         except StorageFailed as error:
-            await self._fail(claimed, Reason.STORAGE_AWAY, "")
+            await self._fail(drawing, Reason.STORAGE_AWAY)
             log.warning("image.storage_away", task=task.id, error=str(error))
         else:
-            async with self._database.write() as conn:
-                await queue.succeed(conn, claimed, images)
+            async with self._ending(drawing) as conn:
+                await queue.succeed(conn, drawing.task, images)
         finally:
-            del self._under_way[task.id]
+            del self._under_way[drawing.task.attempt]
             self.wake()
 
-    async def _pictures(self, task: QueuedImageTask, claimed: ClaimedImageTask, places: Places) -> list[StoredImage]:
-        """Draw and store each picture of a task."""
-        original = await self._storage.get(task.original_key) if task.original_key else None
+    async def _pictures(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> list[StoredImage]:
+        """Draw and store each picture of a task, and copy it where the request wants it too."""
+        original = await self._original(task.original_key) if task.original_key else None
         stored: list[StoredImage] = []
         for index, job in enumerate(jobs.jobs(task.spec, places, original)):
-            picture = await self._waits.wait(self._pool.draw(job, partial(self._hear, claimed, index, job)))
-            image = StoredImage(queue.picture_key(claimed, index, job.format), job.format)
+            work = self._pool.draw(job, partial(_hear, drawing, index, job))
+            picture = await self._waits.wait(drawing.name, work)
+            image = StoredImage(queue.picture_key(drawing.task, index, job.format), job.format)
             await self._storage.put(image.key, picture)
+            if task.spec.copy_to:
+                await copies.copy(task.spec.copy_to, task.id, index, image.format, picture)
             stored.append(image)
         return stored
 
-    def _hear(self, task: ClaimedImageTask, index: int, job: DrawJob, step: int, steps: int) -> None:
-        """Remember a step; a second pass counts as its share of the steps that were promised."""
-        done = index * job.request.steps + job.request.steps * step // max(steps, 1)
-        self._under_way[task.id] = ImageProgress(task, done)
+    async def _original(self, key: str) -> bytes:
+        try:
+            return await self._storage.get(key)
+        except ObjectMissing:
+            raise OriginalMissing from None
 
-    async def _fail(self, task: ClaimedImageTask, reason: Reason, message: str) -> None:
+    async def _fail(self, drawing: Drawing, reason: Reason, message: str = "") -> None:
+        async with self._ending(drawing) as conn:
+            await queue.fail(conn, drawing.task, reason, message)
+
+    async def _release(self, drawing: Drawing, pause: float = 0.0) -> None:
         async with self._database.write() as conn:
-            await queue.fail(conn, task, reason, message)
+            await queue.release(conn, drawing.task, pause=pause)
+
+    @asynccontextmanager
+    async def _ending(self, drawing: Drawing) -> AsyncGenerator[AsyncConnection]:
+        """A transaction that ends an attempt: it stores first when a worker began it, which may be news."""
+        async with self._database.write() as conn:
+            await queue.advance(conn, [drawing.progress()], LEASE_SECONDS)
+            yield conn
+
+
+def _hear(drawing: Drawing, index: int, job: DrawJob, step: int, steps: int) -> None:
+    """Remember a step; a second pass counts as its share of the steps that were promised."""
+    drawing.hear(index * job.request.steps + job.request.steps * step // max(steps, 1))

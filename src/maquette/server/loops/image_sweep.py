@@ -1,17 +1,21 @@
-"""Drawn pictures whose time is over."""
+"""Drawn pictures whose time is over, and objects of image tasks that there are not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
 from maquette.db.engine import Database
+from maquette.db.now import now
 from maquette.server.images import queue
 from maquette.storage.base import Storage
 
 log: Any = structlog.get_logger()
 
 AT_ONCE = 500
-"""Tasks of one breath."""
+"""Tasks or objects of one breath."""
+STRAY_SECONDS = 1800.0
+"""Seconds after which no request can be under way any more that would name what it has stored."""
 
 
 class ImageSweep:
@@ -39,3 +43,44 @@ class ImageSweep:
                     erased += await queue.forget(conn, task, self._kept)
         if erased:
             log.info("images.swept", tasks=erased)
+
+
+class StraySweep:
+    """Erases objects of image tasks of which there is no row.
+
+    A picture to start from is stored before its row, and the request may be refused or cut off in between. What has no
+    row is remembered, and erased by a later round where it still has none. A server that ends forgets it all: the next
+    one begins to remember.
+    """
+
+    def __init__(self, database: Database, storage: Storage) -> None:
+        self._database = database
+        self._storage = storage
+        self._since: dict[str, float] = {}
+        """When each was first seen without a row, in Unix seconds."""
+
+    async def run(self) -> None:
+        """One round."""
+        strays = await self._strays()
+        async with self._database.read() as conn:
+            at = await now(conn)
+        self._since = {key: self._since.get(key, at) for key in strays}
+        due = [key for key, since in self._since.items() if at - since > STRAY_SECONDS]
+        for key in due:
+            await self._storage.delete(key)
+        if due:
+            log.info("images.strays_swept", objects=len(due))
+
+    async def _strays(self) -> list[str]:
+        strays: list[str] = []
+        keys: list[str] = []
+        async for found in self._storage.list(queue.IMAGES):
+            keys.append(found.key)
+            if len(keys) == AT_ONCE:
+                strays += await self._strays_of(keys)
+                keys = []
+        return strays + await self._strays_of(keys)
+
+    async def _strays_of(self, keys: Sequence[str]) -> list[str]:
+        async with self._database.read() as conn:
+            return await queue.strays(conn, keys)

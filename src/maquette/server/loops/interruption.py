@@ -1,4 +1,4 @@
-"""Waiting for a pool, which stopping cuts short."""
+"""Waiting for a pool, which can be cut short."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,41 +8,48 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """The loop stops, and does not wait for this any more."""
+    """The loop stops, or has no more use for this: it does not wait any longer."""
 
 
 class Interruptible:
-    """Waits that a loop's stop ends at once.
+    """Waits, each under a name, that can be ended at once.
 
     Only these: work that is cancelled as a whole may be in the midst of a database call, and leave its connection open.
     """
 
     def __init__(self) -> None:
         self._stopped = False
-        self._waits: set[asyncio.Task[Any]] = set()
+        self._waits: dict[str, asyncio.Task[Any]] = {}
+        self._cut_short: set[asyncio.Task[Any]] = set()
 
-    async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work.
+    async def wait(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await work; nobody else waits under this name.
 
         Raises:
-            Interrupted: `stop` was called; the work is cancelled.
+            Interrupted: `let_go` or `stop` was called; the work is cancelled.
         """
-        task = asyncio.create_task(work)
-        self._waits.add(task)
+        task = self._waits[name] = asyncio.create_task(work)
         if self._stopped:
-            task.cancel()
+            self.let_go(name)
         try:
             return await task
         except asyncio.CancelledError:
             us = asyncio.current_task()
-            if self._stopped and us is not None and not us.cancelling():
+            if task in self._cut_short and us is not None and not us.cancelling():
                 raise Interrupted from None
             raise
         finally:
-            self._waits.discard(task)
+            del self._waits[name]
+            self._cut_short.discard(task)
+
+    def let_go(self, name: str) -> None:
+        """End a wait; harmless where there is none."""
+        if name in self._waits:
+            self._cut_short.add(self._waits[name])
+            self._waits[name].cancel()
 
     def stop(self) -> None:
         """End every wait, now and from now on."""
         self._stopped = True
-        for task in self._waits:
-            task.cancel()
+        for name in self._waits:
+            self.let_go(name)

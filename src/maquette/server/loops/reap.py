@@ -11,27 +11,29 @@ from maquette.executors.base import Executor
 from maquette.server.idempotency import forget_old_keys
 from maquette.server.loops import attempts, conclude
 from maquette.server.loops.base import Loop
-from maquette.server.loops.image_sweep import ImageSweep
+from maquette.server.loops.errands import Work
+from maquette.server.loops.image_sweep import ImageSweep, StraySweep
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.sweep import UploadSweep
 
 log: Any = structlog.get_logger()
 
-SWEEP = "sweep uploads"
+SWEEP_UPLOADS = "sweep uploads"
+SWEEP_PICTURES = "sweep pictures"
 SWEEP_SECONDS = 3600.0
-"""Between two sweeps of the uploads, which look at every one of their objects."""
+"""Between two sweeps of a kind, which look at every object there is of it."""
 
 
 class ReapLoop(Loop):
     """Ends attempts whose supervisor is long gone; erases run directories of ended attempts, uploads nobody needs,
-    pictures whose time is over, and keys of creating requests that are too old. Each is an errand: none waits for
-    another, or fails with it.
+    pictures whose time is over or whose task was never created, and keys of creating requests that are too old. Each
+    is an errand: none waits for another, or fails with it.
 
     An attempt is orphaned when its lease ended more than `orphan_after` seconds ago. By then its trainer has ended
     by itself, for want of a supervisor's heartbeat, so a new attempt can't meet the old one.
     """
 
-    cut_off = (SWEEP,)
+    cut_off = (SWEEP_UPLOADS, SWEEP_PICTURES)
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class ReapLoop(Loop):
         lease: Lease,
         sweep: UploadSweep,
         images: ImageSweep,
+        strays: StraySweep,
         *,
         interval: float,
         orphan_after: float,
@@ -51,7 +54,8 @@ class ReapLoop(Loop):
         self._lease = lease
         self._sweep = sweep
         self._images = images
-        self._swept_at = float("-inf")
+        self._strays = strays
+        self._swept_at: dict[str, float] = {}
         self._orphan_after = orphan_after
         self._idempotency_ttl = idempotency_ttl
         self._left_alone: frozenset[str] = frozenset()
@@ -65,8 +69,12 @@ class ReapLoop(Loop):
         self.errands.begin("erase leftovers", self._erase_leftovers)
         self.errands.begin("forget old keys", self._forget_old_keys)
         self.errands.begin("erase old pictures", self._images.run)
-        if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
-            self.errands.begin(SWEEP, self._sweep_uploads)
+        self._begin_sweep(SWEEP_UPLOADS, self._sweep_uploads)
+        self._begin_sweep(SWEEP_PICTURES, self._sweep_pictures)
+
+    def _begin_sweep(self, name: str, work: Work) -> None:
+        if time.monotonic() - self._swept_at.get(name, float("-inf")) >= SWEEP_SECONDS:
+            self.errands.begin(name, work)
 
     async def _end_orphans(self) -> None:
         async with self._database.read() as conn:
@@ -107,4 +115,9 @@ class ReapLoop(Loop):
     async def _sweep_uploads(self) -> None:
         started = time.monotonic()
         await self._sweep.run()
-        self._swept_at = started
+        self._swept_at[SWEEP_UPLOADS] = started
+
+    async def _sweep_pictures(self) -> None:
+        started = time.monotonic()
+        await self._strays.run()
+        self._swept_at[SWEEP_PICTURES] = started

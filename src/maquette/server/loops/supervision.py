@@ -13,7 +13,7 @@ from maquette.server.loops.deliver import DeliverLoop
 from maquette.server.loops.deploy import DeployLoop
 from maquette.server.loops.dispatch import DispatchLoop
 from maquette.server.loops.draw import DrawLoop
-from maquette.server.loops.image_sweep import ImageSweep
+from maquette.server.loops.image_sweep import ImageSweep, StraySweep
 from maquette.server.loops.lapse import LapseLoop
 from maquette.server.loops.lease import Lease
 from maquette.server.loops.reap import ReapLoop
@@ -70,6 +70,7 @@ class Supervision:
             self.lease,
             UploadSweep(database, storage, settings.keep_unused_uploads),
             ImageSweep(database, storage, settings.keep_images + settings.image_url_ttl),
+            StraySweep(database, storage),
             interval=settings.reap_interval,
             orphan_after=settings.abandon_after + ORPHAN_MARGIN,
             idempotency_ttl=settings.idempotency_ttl,
@@ -84,14 +85,15 @@ class Supervision:
             deadline=settings.image_deadline,
             model_wait=settings.model_wait,
         )
-        deploy = DeployLoop(database, pool, interval=settings.loop_interval)
+        deploy = DeployLoop(database, pool, interval=settings.loop_interval, timeout=settings.comparison_timeout)
         deliver = DeliverLoop(
             database,
-            Outbound(settings.outbound_networks, settings.webhook_timeout),
+            Outbound(settings.outbound_reach, settings.webhook_timeout),
             open_signer(settings),
             interval=settings.loop_interval,
             public_url=settings.public_url,
             url_ttl=settings.image_url_ttl,
+            sandbox=settings.sandbox,
         )
         self._loops: tuple[Loop, ...] = (dispatch, watch, reap, lapse, deploy, self._draw, deliver)
 

@@ -15,6 +15,10 @@ from maquette.db.tables import bases, models, tasks
 
 CHECKPOINT = "checkpoint"
 SDXL = "sdxl"
+SHOWN_OF_HASH = 10
+"""Characters of a hash that people are shown."""
+UNKNOWN_WORKER = "an unknown worker"
+"""What a model was rejected with before any worker has said what it is."""
 NO_BASE = "no base"
 """What a model is judged with where its base is not registered."""
 
@@ -30,7 +34,7 @@ class Lora(Struct, frozen=True, kw_only=True):
     Attributes:
         name: published file name.
         object_key, sha256: its weights in storage, and their hash (hex).
-        verdict: what the parity gate says; `verdict_message` says why it was rejected.
+        verdict: what the parity gate says; `verdict_message` says why it was rejected, or is not judged yet.
         base_name, base_family, base_sha256: the base that it was trained on.
     """
 
@@ -54,9 +58,10 @@ class UnjudgedModel(Struct, frozen=True, kw_only=True):
         object_key, sha256: its weights in storage, and their hash (hex).
         sample_key: the picture that its trainer drew.
         spec: what it was trained with, the sample's settings among it.
-        base_location: folder of the very base it was trained on; None while no such base is registered.
+        base_name, base_location: the very base it was trained on, as it is registered now; None while it is not.
         judged_with: what a verdict holds for if it is given now.
         attempts: judgements in a row that came to no verdict.
+        lost_workers: the latest of them, in a row, over which a worker was lost.
     """
 
     id: str
@@ -67,9 +72,11 @@ class UnjudgedModel(Struct, frozen=True, kw_only=True):
     sha256: str
     sample_key: str
     spec: TrainingSpec
+    base_name: str | None
     base_location: str | None
     judged_with: str
     attempts: int
+    lost_workers: int
 
 
 class ModelObjects(Struct, frozen=True):
@@ -231,18 +238,24 @@ def _words(wanted: ModelFilter, *texts: ColumnElement[str]) -> list[ColumnElemen
 
 async def unjudged(conn: AsyncConnection, worker: str, limit: int) -> list[UnjudgedModel]:
     """Models, of any tenant, that are due for the gate, oldest first; see `models.service.to_judge`."""
-    location = _base_location()
-    judged_with = literal(f"{worker} on ") + func.coalesce(location, NO_BASE)
+    base_name = _base_name()
+    base = base_name + " " + func.upper(func.substr(_BASE["sha256"].as_string(), 1, SHOWN_OF_HASH))
+    judged_with = literal(f"{worker or UNKNOWN_WORKER} on ") + func.coalesce(base, NO_BASE)
     is_due = models.c.verdict == Verdict.PENDING
     if worker:
-        is_outdated = and_(models.c.verdict == Verdict.REJECTED, models.c.judged_with.is_distinct_from(judged_with))
+        is_outdated = and_(
+            models.c.verdict == Verdict.REJECTED,
+            base_name.is_not(None),
+            models.c.judged_with.is_distinct_from(judged_with),
+        )
         is_due = or_(is_due, is_outdated)
     plain = [field for field in UnjudgedModel.__struct_fields__ if field in models.c and field != "judged_with"]
     query = (
         select(
             *(models.c[field] for field in plain),
             tasks.c.spec,
-            location.label("base_location"),
+            base_name.label("base_name"),
+            select(bases.c.location).where(bases.c.name == base_name).scalar_subquery().label("base_location"),
             judged_with.label("judged_with"),
         )
         .join_from(models, tasks, _OF_ITS_TASK)
@@ -253,20 +266,27 @@ async def unjudged(conn: AsyncConnection, worker: str, limit: int) -> list[Unjud
     return [msgspec.convert(row, UnjudgedModel) for row in (await conn.execute(query)).mappings()]
 
 
-def _base_location() -> ColumnElement[str | None]:
-    """Where the very base lies that a model was trained on, whatever it is called by now."""
+def _base_name() -> ColumnElement[str | None]:
+    """What the very base is called by now that a model was trained on."""
     return (
-        select(func.min(bases.c.location))
+        select(func.min(bases.c.name))
         .where(bases.c.kind == CHECKPOINT, bases.c.sha256 == _BASE["sha256"].as_string())
         .correlate(tasks)
         .scalar_subquery()
     )
 
 
-async def postpone(conn: AsyncConnection, tenant_id: str, model_id: str, pause: float) -> None:
-    """Let a model that came to no verdict wait `pause` seconds."""
+async def postpone(
+    conn: AsyncConnection, tenant_id: str, model_id: str, pause: float, why: str, *, lost_workers: int
+) -> None:
+    """Let a model that came to no verdict wait `pause` seconds; one that was rejected before keeps its message."""
     await conn.execute(
         update(models)
         .where(models.c.tenant_id == tenant_id, models.c.id == model_id, models.c.status == ModelStatus.DEPLOYING)
-        .values(attempts=models.c.attempts + 1, not_before=now_sql(conn) + pause)
+        .values(
+            attempts=models.c.attempts + 1,
+            lost_workers=lost_workers,
+            not_before=now_sql(conn) + pause,
+            verdict_message=case((models.c.verdict == Verdict.PENDING, why), else_=models.c.verdict_message),
+        )
     )

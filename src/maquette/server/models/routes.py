@@ -1,19 +1,21 @@
 """Calls about models."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, get
+from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.picture_format import PictureFormat
 from maquette.db.engine import Database
 from maquette.db.now import now
 from maquette.server.http_errors import ERRORS
 from maquette.server.models import service
 from maquette.server.models.queries import FALSE, TRUE, read_query
 from maquette.server.models.schemas import ModelList, ModelType, Source, Visibility
+from maquette.server.queries import Published
 from maquette.server.settings import Settings
 from maquette.server.signing import Purpose, Signer
 from maquette.storage.base import ObjectMissing, Storage
@@ -34,10 +36,10 @@ SourceFilter = Annotated[
     str,
     QueryParameter(
         name="filter.source",
-        description="`training` for trained models, `uploading` for those the operator registered; there is nothing"
-        " of `civitai`.",
+        description="`training` for trained models, `uploading` for those the operator registered.",
         schema_extra={"enum": ["", *map(str, Source)]},
     ),
+    Published("limited: there is nothing of `civitai`"),
 ]
 Types = Annotated[
     tuple[str, ...],
@@ -47,7 +49,9 @@ Types = Annotated[
     ),
 ]
 TypesMisspelt = Annotated[
-    tuple[str, ...], QueryParameter(name="filter.type", description="The same as `filter.types`.")
+    tuple[str, ...],
+    QueryParameter(name="filter.type", description="The same as `filter.types`."),
+    Published("extended: a client spells it so"),
 ]
 SdxlFilter = Annotated[
     str,
@@ -73,21 +77,23 @@ NsfwFilter = Annotated[
         description="True for models marked as such alone, of which there are none; false for all.",
         schema_extra=FLAG,
     ),
+    Published("extended: clients send it, the reference has it not"),
 ]
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Models on the page.")]
 Cursor = Annotated[
     str,
     QueryParameter(name="pagination.cursor", description="`c_` and a number of models to skip; empty is the start."),
+    Published("limited: opaque ones, which are handed out there, are not taken"),
 ]
 
 
 @get("/model", responses=ERRORS)
 async def list_models(
-    request: Request[str, Any, Any],
     tenant_id: NamedDependency[str],
     database: NamedDependency[Database],
     signer: NamedDependency[Signer],
     settings: NamedDependency[Settings],
+    base_url: NamedDependency[str],
     visibility: VisibilityFilter = "",
     source: SourceFilter = "",
     types: Types = (),
@@ -111,11 +117,8 @@ async def list_models(
         limit=limit,
         cursor=cursor,
     )
-    public_url = (settings.public_url or str(request.base_url)).rstrip("/")
     async with database.read() as conn:
-        return await service.list_models(
-            conn, signer, tenant_id, wanted, public_url=public_url, ttl=settings.model_url_ttl
-        )
+        return await service.list_models(conn, signer, tenant_id, wanted, base_url=base_url, ttl=settings.model_url_ttl)
 
 
 @get("/models/{owner:str}/{name:str}", responses=ERRORS)
@@ -141,5 +144,5 @@ async def download_model(
     return Stream(
         storage.stream(key),
         headers={"content-disposition": disposition, "content-length": str(info.size)},
-        media_type="image/png" if is_picture else "application/octet-stream",
+        media_type=PictureFormat.PNG.content_type if is_picture else "application/octet-stream",
     )

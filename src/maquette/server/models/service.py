@@ -8,12 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.bases.catalogue import PUBLISHED_FAMILIES, BaseKind, stem
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import model_name
+from maquette.core.picture_format import PictureFormat
 from maquette.db.move import CreatedModel, create_model
 from maquette.db.now import now
 from maquette.families.registry import FAMILIES
 from maquette.server.models import repository
 from maquette.server.models.queries import ModelQuery, write_offset
-from maquette.server.models.repository import SDXL, ListedModel, Lora, ModelFilter, UnjudgedModel
+from maquette.server.models.repository import SDXL, SHOWN_OF_HASH, ListedModel, Lora, ModelFilter, UnjudgedModel
 from maquette.server.models.schemas import (
     ModelList,
     ModelPagination,
@@ -26,7 +27,7 @@ from maquette.server.models.schemas import (
 from maquette.server.signing import Signer
 
 WEIGHTS_SUFFIX = ".safetensors"
-SAMPLE_SUFFIX = ".png"
+SAMPLE_SUFFIX = f".{PictureFormat.PNG}"
 STANDARD = "Standard"
 """The one `base_model_type` there is; bases made for inpainting are of no family here."""
 PUBLIC_IDS = 1_000_000_000
@@ -100,40 +101,47 @@ def worker_text(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
-def judged_with(worker: str, base_location: str | None) -> str:
+def judged_with(worker: str, base_name: str | None, base_sha256: str) -> str:
     """What a verdict holds for, in the words that `UnjudgedModel.judged_with` has for it."""
-    return f"{worker} on {base_location or repository.NO_BASE}"
+    base = f"{base_name} {base_sha256[:SHOWN_OF_HASH].upper()}" if base_name else repository.NO_BASE
+    return f"{worker} on {base}"
 
 
 async def to_judge(conn: AsyncConnection, worker: str, limit: int) -> list[UnjudgedModel]:
     """Models, of any tenant, that the parity gate has to judge now, oldest first.
 
-    Those are the pending ones, and the rejected ones that were judged with another base or another worker than
-    `worker` (`worker_text`); with "", while that is not known, the pending ones alone.
+    Those are the pending ones, and the rejected ones that were judged with their base by another name or by another
+    worker than `worker` (`worker_text`), as far as their base is registered; with "", while the worker is not known,
+    the pending ones alone.
     """
     return await repository.unjudged(conn, worker, limit)
 
 
-async def postpone(conn: AsyncConnection, model: UnjudgedModel, pause: float) -> None:
-    """Let a model that came to no verdict wait `pause` seconds, and count that."""
-    await repository.postpone(conn, model.tenant_id, model.id, pause)
+async def postpone(
+    conn: AsyncConnection, model: UnjudgedModel, pause: float, why: str, *, lost_workers: int = 0
+) -> None:
+    """Let a model that came to no verdict wait `pause` seconds, tell its owner why, and count that.
+
+    `lost_workers` is how many it has cost in a row by now.
+    """
+    await repository.postpone(conn, model.tenant_id, model.id, pause, why, lost_workers=lost_workers)
 
 
 # ------------------------------------------------------------------------------------------------------ the list
 
 
 async def list_models(
-    conn: AsyncConnection, signer: Signer, tenant_id: str, query: ModelQuery, *, public_url: str, ttl: int
+    conn: AsyncConnection, signer: Signer, tenant_id: str, query: ModelQuery, *, base_url: str, ttl: int
 ) -> ModelList:
     """One page of the tenant's own models, newest first, and the operator's behind them.
 
-    `public_url` is what addresses begin with; they are good for `ttl` seconds.
+    `base_url` is what addresses begin with; they are good for `ttl` seconds.
     """
     rows = await repository.list_page(conn, tenant_id, _wanted(query), limit=query.limit, offset=query.offset)
     expires = int(await now(conn)) + ttl
 
     def address(path: str) -> str:
-        return public_url + signer.sign("GET", path, expires)
+        return base_url + signer.sign("GET", path, expires)
 
     entries = [
         _private_row(row, address(_path(tenant_id, row.file_name)), address(_cover_path(tenant_id, row.file_name)), ttl)
@@ -216,7 +224,7 @@ def _row(
         type=TypeEntry(kind, DISPLAY_NAMES[kind]),
         status=status,
         sd_name_in_api=stem(row.file_name) if kind in WITHOUT_EXTENSION else row.file_name,
-        hash_sha256=row.sha256[:10].upper(),
+        hash_sha256=row.sha256[:SHOWN_OF_HASH].upper(),
         categories=[],
         tags=[row.tag],
         download_url=download_url,

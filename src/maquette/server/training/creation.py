@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.errors import InvalidRequest
 from maquette.core.ids import new_task_id
+from maquette.core.rehearsal import OF_TRAININGS, Breakdown
 from maquette.core.specs import (
     MAX_DRAWN_SEED,
     DatasetItem,
@@ -21,8 +22,10 @@ from maquette.core.specs import (
     TrainingSpec,
     resolve,
 )
+from maquette.db.events import append_event
 from maquette.db.move import create_task
 from maquette.families.registry import load_spec
+from maquette.server import sandbox
 from maquette.server.assets import service as assets
 from maquette.server.assets.service import SealedAsset, UploadedAsset
 from maquette.server.bases import service as bases
@@ -32,11 +35,15 @@ from maquette.server.training.repository import DatasetItemRow
 
 
 class Draft(Struct, frozen=True):
-    """A task that could be created: what it is called, what it runs with, and its pictures in order."""
+    """A task that could be created: what it is called, what it runs with, and its pictures in order.
+
+    `notes` tell its owner where it differs from what was asked for.
+    """
 
     name: str
     spec: TrainingSpec
     pictures: tuple[UploadedAsset, ...]
+    notes: tuple[str, ...] = ()
 
 
 async def draft(
@@ -47,9 +54,11 @@ async def draft(
     Raises:
         InvalidRequest: the message names the field.
     """
-    base = await bases.pin(conn, request.base_model)
-    pictures = await _pictures(conn, settings, tenant_id, request.image_dataset_items)
-    spec = resolve(
+    breakdown = sandbox.breakdown(settings, request.name, OF_TRAININGS, field="name")
+    base = await bases.pin(conn, sandbox.base_name(settings, request.base_model))
+    expired = breakdown is Breakdown.EXPIRED_UPLOAD
+    pictures = await _pictures(conn, settings, tenant_id, request.image_dataset_items, expired=expired)
+    asked = resolve(
         request,
         task_type=task_type,
         base=base,
@@ -59,7 +68,9 @@ async def draft(
         defaults=load_spec(base.family).defaults,
         draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1,
     )
-    return Draft(request.name, _within_steps(spec, request, settings.max_train_steps), tuple(pictures))
+    spec = sandbox.small_training(settings, _within_steps(asked, request, settings.max_train_steps))
+    notes = sandbox.departures(settings, request.base_model, asked, spec)
+    return Draft(request.name, spec, tuple(pictures), notes)
 
 
 async def create(conn: AsyncConnection, tenant_id: str, draft: Draft, sealed: Sequence[SealedAsset]) -> str:
@@ -79,17 +90,23 @@ async def create(conn: AsyncConnection, tenant_id: str, draft: Draft, sealed: Se
     await create_task(
         conn, tenant_id=tenant_id, task_id=task_id, name=draft.name, dataset_id=dataset_id, spec=draft.spec
     )
+    for note in draft.notes:
+        await append_event(
+            conn, tenant_id=tenant_id, task_id=task_id, kind="note", data={"text": note, "picture": None}
+        )
     return task_id
 
 
 async def _pictures(
-    conn: AsyncConnection, settings: Settings, tenant_id: str, items: Sequence[DatasetItem]
+    conn: AsyncConnection, settings: Settings, tenant_id: str, items: Sequence[DatasetItem], *, expired: bool
 ) -> list[UploadedAsset]:
+    """The pictures of a request; none of them is found where a sandbox is to act as if they had `expired`."""
     if len(items) > settings.max_pictures:
         raise InvalidRequest(
             "image_dataset_items", f"must be a list of 1 to {settings.max_pictures} items, got {len(items)} items"
         )
-    found = await assets.uploaded(conn, tenant_id, {str(item.assets_id) for item in items})
+    wanted = {str(item.assets_id) for item in items}
+    found = {} if expired else await assets.uploaded(conn, tenant_id, wanted)
     return [_known(found, index, str(item.assets_id)) for index, item in enumerate(items)]
 
 

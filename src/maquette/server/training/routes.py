@@ -11,8 +11,9 @@ from maquette.core.requirements import read
 from maquette.core.specs import TaskType, TrainingRequest
 from maquette.db.engine import Database
 from maquette.server.assets import service as assets
-from maquette.server.http_errors import CREATING_ERRORS, ERRORS
+from maquette.server.http_errors import CREATES_TASK, ERRORS, GETS_RESULT, RESULT_ERRORS, TASK_CREATING_ERRORS
 from maquette.server.idempotency import Idempotency
+from maquette.server.queries import Published
 from maquette.server.settings import Settings
 from maquette.server.training import creation, service
 from maquette.server.training.schemas import (
@@ -27,7 +28,11 @@ from maquette.server.training.schemas import (
 from maquette.storage.base import Storage
 
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Rows on the page.")]
-Cursor = Annotated[str, QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before.")]
+Cursor = Annotated[
+    str,
+    QueryParameter(name="pagination.cursor", description="`next_cursor` of the page before."),
+    Published("extended: a position, or as published a count of rows to skip"),
+]
 # Text, since the framework would read the word null as None where that is a choice.
 TypeFilter = Annotated[
     str,
@@ -36,13 +41,28 @@ TypeFilter = Annotated[
         description="Only tasks of this type, `subject` or `style`.",
         schema_extra={"enum": ["", *map(str, TaskType)]},
     ),
+    Published("extended: clients send it, the reference has it not"),
 ]
-TaskIdQuery = Annotated[str, QueryParameter(name="task_id", description="The task's id.")]
-After = Annotated[int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known.")]
-EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page.")]
+TaskIdQuery = Annotated[
+    str,
+    QueryParameter(name="task_id", description="The task's id."),
+    Published("extended: of either type, for both calls"),
+]
+OURS = Published("the call is ours")
+After = Annotated[
+    int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known."), OURS
+]
+EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page."), OURS]
 
 
-@post("/training/subject", dto=TrainingBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/training/subject",
+    dto=TrainingBody,
+    return_dto=None,
+    status_code=200,
+    responses=TASK_CREATING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def create_subject(
     tenant_id: NamedDependency[str],
     data: JSONBody[TrainingRequest],
@@ -55,7 +75,14 @@ async def create_subject(
     return await _create(TaskType.SUBJECT, tenant_id, data, database, storage, settings, once)
 
 
-@post("/training/style", dto=TrainingBody, return_dto=None, status_code=200, responses=CREATING_ERRORS)
+@post(
+    "/training/style",
+    dto=TrainingBody,
+    return_dto=None,
+    status_code=200,
+    responses=TASK_CREATING_ERRORS,
+    opt=CREATES_TASK,
+)
 async def create_style(
     tenant_id: NamedDependency[str],
     data: JSONBody[TrainingRequest],
@@ -90,7 +117,7 @@ async def _create(
     return created
 
 
-@get(["/training/subject", "/training/style"], responses=ERRORS)
+@get(["/training/subject", "/training/style"], responses=RESULT_ERRORS, opt=GETS_RESULT)
 async def task_status(
     tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: TaskIdQuery
 ) -> TrainingStatus:

@@ -123,11 +123,12 @@ class ModelDetail(Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: pending, passed or rejected; a rejected model can't be drawn with.
-        message: why it was rejected.
+        message: why it was rejected, or why it is not judged yet.
         from_sample: between what is drawn with it here and the sample that its trainer drew.
         from_base: between what is drawn with it here and without it.
         judged_at: Unix seconds.
-        judged_with: base and worker of the judgement; a rejected model is judged again by others.
+        judged_with: the worker's libraries, and the base with the beginning of its hash; a rejected model is judged
+            again by others.
     """
 
     model_name: str

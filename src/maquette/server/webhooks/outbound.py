@@ -1,27 +1,29 @@
 """The one way out: calls to addresses that tenants name.
 
-A tenant's address must not reach what only this house can reach. A name is resolved once, every address it has must be
-public or one that the operator allows, and the connection goes to an address that was checked, whatever the name says a
-moment later. Redirects are not followed.
+A tenant's address must not reach what only this house can reach. A name is resolved once for each call, every address
+it has must be within reach, and the connection goes to an address that was checked, whatever the name says a moment
+later. Redirects are not followed, no body is read, and no call knows anything of another: neither cookies nor
+connections outlive one.
 """
 
 import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import TypeAlias
-from urllib.parse import urlsplit
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+from maquette.server.webhooks.address import InvalidAddress, WebhookAddress, read_address
+from maquette.server.webhooks.reach import Address, Reach
 
-PORTS = {"http": 80, "https": 443}
+RESOLVERS = 8
+"""Names that are looked up at a time. A slow name server holds up other webhooks, and nothing else."""
 
 
 class OutboundRefused(Exception):
-    """The address may not be called; the message says why."""
+    """The address may not be called, now or later; the message says why."""
 
 
 class OutboundFailed(Exception):
@@ -29,13 +31,18 @@ class OutboundFailed(Exception):
 
 
 class Outbound:
-    """Posts JSON to addresses outside."""
+    """Posts JSON to addresses outside.
 
-    def __init__(self, allowed: Sequence[Network], timeout: float) -> None:
-        """Take the networks that may be called though they are not public, and the seconds for a whole call."""
-        self._allowed = tuple(allowed)
-        self._timeout = timeout
-        self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout)
+    Attributes:
+        timeout: seconds for a whole call, from looking up its name on.
+    """
+
+    def __init__(self, reach: Reach, timeout: float) -> None:
+        self._reach = reach
+        self.timeout = timeout
+        # The authorities that come with httpx, or those of SSL_CERT_FILE. Made once: it takes a while.
+        self._tls = httpx.create_ssl_context()
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, "resolve")
 
     async def post(self, url: str, body: bytes) -> int:
         """Post a JSON body; answers the status.
@@ -44,60 +51,62 @@ class Outbound:
             OutboundRefused, OutboundFailed: see there.
         """
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._post(url, body)
+            target = read_address(url)
+        except InvalidAddress as error:
+            raise OutboundRefused(f"the address {error}") from None
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._post(target, await self._resolved(target), body)
         except TimeoutError:
-            raise OutboundFailed(f"no answer within {self._timeout:g} s") from None
+            raise OutboundFailed(f"no answer within {self.timeout:g} s") from None
 
-    async def close(self) -> None:
-        """Let go of every connection."""
-        await self._http.aclose()
+    def close(self) -> None:
+        """Begin no look-up any more."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _post(self, url: str, body: bytes) -> int:
-        target = httpx.URL(url)
-        address = await self._checked(target)
-        headers = {"Host": urlsplit(url).netloc.rpartition("@")[2], "Content-Type": "application/json"}
+    async def _resolved(self, target: WebhookAddress) -> list[Address]:
+        """All addresses of the target's name; each may be called."""
+        look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
         try:
-            async with self._http.stream(
-                "POST",
-                target.copy_with(host=str(address)),
-                content=body,
-                headers=headers,
-                # The certificate is the name's, not the address's.
-                extensions={"sni_hostname": target.host},
-            ) as response:
-                return response.status_code
-        except httpx.HTTPError as error:
-            raise OutboundFailed(str(error) or type(error).__name__) from error
-
-    async def _checked(self, target: httpx.URL) -> Address:
-        """An address of the target's name; all of them may be called."""
-        port = target.port or PORTS[target.scheme]
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise OutboundFailed(f"{target.host}: {error.strerror}") from error
+            found = await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)
+        except (OSError, UnicodeError) as error:
+            raise OutboundFailed(f"{target.host} can't be resolved: {error}") from error
         addresses = [ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
         for address in addresses:
-            if not self._may_be_called(address):
+            if not self._reach.includes(address):
                 raise OutboundRefused(
                     f"{target.host} is at {address}, which is not public; the operator can allow it"
                     " (MAQUETTE_OUTBOUND_ALLOW)"
                 )
-        return addresses[0]
+        return list(dict.fromkeys(addresses))
 
-    def _may_be_called(self, address: Address) -> bool:
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        plain = mapped or address
-        if any(plain.version == network.version and plain in network for network in self._allowed):
-            return True
-        return plain.is_global and not plain.is_multicast
+    async def _post(self, target: WebhookAddress, addresses: Sequence[Address], body: bytes) -> int:
+        """Post to the first address that takes a connection: a name may have one that can't be reached from here."""
+        problem = f"{target.host} has no address"
+        for address in addresses:
+            try:
+                return await self._post_to(address, target, body)
+            except httpx.ConnectError as error:
+                problem = _words(error)
+            except httpx.HTTPError as error:
+                raise OutboundFailed(_words(error)) from error
+        raise OutboundFailed(problem)
+
+    async def _post_to(self, address: Address, target: WebhookAddress, body: bytes) -> int:
+        client = httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, timeout=self.timeout)
+        async with (
+            client,
+            client.stream(
+                "POST",
+                target.url.copy_with(host=str(address)),
+                content=body,
+                headers={"Host": target.authority, "Content-Type": "application/json"},
+                # The certificate is the name's, not the address's.
+                extensions={"sni_hostname": target.host},
+            ) as response,
+        ):
+            return response.status_code
 
 
-def read_networks(words: str) -> tuple[Network, ...]:
-    """Networks written as `10.0.0.0/8, 192.168.1.5`.
-
-    Raises:
-        ValueError: a word is no network.
-    """
-    return tuple(ipaddress.ip_network(word.strip()) for word in words.split(",") if word.strip())
+def _words(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__

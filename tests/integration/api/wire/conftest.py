@@ -3,13 +3,19 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
 
 import pytest
 from granian.constants import Interfaces
 from granian.server.embed import Server
 from litestar import Litestar
 
+from maquette.core.lifecycle import ImageStatus
 from maquette.db.engine import Database
+from maquette.server.access.repository import tenant_id
+from maquette.storage.base import Storage
+from maquette.testing.api import Api, picture
+from maquette.testing.factories import make_image_task
 
 
 @pytest.fixture
@@ -32,6 +38,17 @@ async def port(app: Litestar) -> AsyncGenerator[int]:
     server.stop()
     async with asyncio.timeout(10):
         await serving
+
+
+@pytest.fixture
+async def drawn(api: Api, database: Database, storage: Storage) -> str:
+    """The address of a drawn picture of the first tenant, without its host."""
+    async with database.write() as conn:
+        task_id = await make_image_task(conn, await tenant_id(conn, "first"), status=ImageStatus.SUCCEED)
+    (image,) = (await api.result(task_id))["images"]
+    address = urlsplit(image["image_url"])
+    await storage.put(address.path.removeprefix("/"), picture())
+    return f"{address.path}?{address.query}"
 
 
 async def answers(port: int) -> bool:

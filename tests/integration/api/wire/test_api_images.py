@@ -12,12 +12,14 @@ import pytest
 from litestar import Litestar
 from sqlalchemy import select, update
 
-from maquette.core.drawing import HiresFix, PictureFormat, Sampler
+from maquette.core.drawing import HiresFix, Sampler
 from maquette.core.image_specs import ImageSpec
 from maquette.core.lifecycle import ImageStatus, Reason, TaskStatus
+from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import BaseRef
 from maquette.db.engine import Database
 from maquette.db.move import move_image_task
+from maquette.db.now import now
 from maquette.db.tables import image_tasks, models, tasks
 from maquette.server.access.repository import tenant_id
 from maquette.server.app import create_app
@@ -67,7 +69,7 @@ async def make_lora(database: Database, *, verdict: str = "passed", tenant: str 
 async def draw_all(database: Database, storage: Storage, kind: PictureFormat = PictureFormat.PNG) -> None:
     """Do what a draw loop does with everything that waits."""
     async with database.read() as conn:
-        waiting = await queue.due(conn, limit=100)
+        waiting = await queue.due(conn, 100, model_wait=0.0)
     for task in waiting:
         async with database.write() as conn:
             claimed = await queue.claim(conn, task, supervisor="a", lease=30.0)
@@ -191,15 +193,16 @@ async def test_an_operator_may_allow_less(settings: Settings, database: Database
     less = msgspec.structs.replace(settings, max_image_num=2, max_image_steps=10, max_image_pixels=256 * 256)
     limited = Api(create_app(less, database, storage), api.http.headers["authorization"])
     hires = {"target_width": 512, "target_height": 256, "strength": 0.5}
-    for changes, words in (
-        ({"image_num": 3}, "request.image_num: must be between 1 and 2 on this server, got 3"),
-        ({"steps": 11}, "request.steps: must be between 1 and 10 on this server, got 11"),
-        ({"width": 512}, "request.width: a picture has at most 65536 pixels on this server, got 512x256"),
-        ({"hires_fix": hires}, "request.hires_fix.target_width: a picture has at most 65536 pixels"),
+    rule, size = "INVALID_REQUEST_BODY", "INVALID_IMAGE_SIZE"
+    for changes, name, words in (
+        ({"image_num": 3}, rule, "request.image_num: must be between 1 and 2 on this server, got 3"),
+        ({"steps": 11}, rule, "request.steps: must be between 1 and 10 on this server, got 11"),
+        ({"width": 512}, size, "request.width: a picture has at most 65536 pixels on this server, got 512x256"),
+        ({"hires_fix": hires}, size, "request.hires_fix.target_width: a picture has at most 65536 pixels"),
     ):
         asked: dict[str, Any] = {"steps": 10, "width": 256, "height": 256, **changes}
         response = await limited.draw(**asked)
-        assert reason(response) == (400, "INVALID_REQUEST_BODY")
+        assert reason(response) == (400, name)
         assert response.json()["message"].startswith(words), response.text
     assert (await limited.draw(steps=10, width=256, height=256, image_num=2)).status_code == 200
 
@@ -222,10 +225,13 @@ async def test_a_result_goes_from_queued_to_its_pictures(api: Api, database: Dat
         "audios": [],
     }
     async with database.write() as conn:
-        (task,) = await queue.due(conn, limit=1)
+        (task,) = await queue.due(conn, 1, model_wait=0.0)
         claimed = await queue.claim(conn, task, supervisor="a", lease=30.0)
         assert claimed is not None
-        await queue.advance(conn, [ImageProgress(claimed, 5)], lease=30.0)
+        await queue.advance(conn, [ImageProgress(claimed, 0, begun_ago=None)], lease=30.0)
+    assert (await api.result(task_id)) == waiting
+    async with database.write() as conn:
+        await queue.advance(conn, [ImageProgress(claimed, 5, begun_ago=0.0)], lease=30.0)
     database.clock.shift(5)
     drawing = (await api.result(task_id))["task"]
     assert (drawing["status"], drawing["progress_percent"]) == ("TASK_STATUS_PROCESSING", 25)
@@ -249,7 +255,7 @@ async def test_a_result_goes_from_queued_to_its_pictures(api: Api, database: Dat
 async def test_a_failed_task_says_why_and_is_a_200(api: Api, database: Database) -> None:
     task_id = await api.image_task()
     async with database.write() as conn:
-        (task,) = await queue.due(conn, limit=1)
+        (task,) = await queue.due(conn, 1, model_wait=0.0)
         assert await queue.refuse(conn, task, Reason.MODEL_NOT_READY)
     result = await api.result(task_id)
     assert result["task"]["status"] == "TASK_STATUS_FAILED"
@@ -272,7 +278,10 @@ async def test_a_picture_has_its_formats_type(
 async def test_an_address_is_good_for_an_hour_and_only_as_it_is(api: Api, database: Database, storage: Storage) -> None:
     task_id = await api.image_task()
     await draw_all(database, storage)
+    async with database.read() as conn:
+        at = await now(conn)
     url = (await api.result(task_id))["images"][0]["image_url"]
+    assert int(url.partition("expires=")[2].partition("&")[0]) >= at + 3600
     for altered in (url[:-1] + "x", url.replace("/0.png", "/1.png"), url.replace("expires=1", "expires=2"), url[:40]):
         assert reason(await api.http.get(altered)) in [(403, "IMAGE_URL_INVALID"), (404, "API_NOT_FOUND")], altered
     assert reason(await api.http.get(url.replace("/0.png", "/1.png"))) == (403, "IMAGE_URL_INVALID")
@@ -350,7 +359,7 @@ async def test_a_picture_to_start_from_is_stored_as_it_came(
     assert (await spec_of(database, task_id)).original_strength == 0.4
     assert (await api.result(task_id))["task"]["task_type"] == "IMG_TO_IMG"
     async with database.read() as conn:
-        (task,) = await queue.due(conn, limit=1)
+        (task,) = await queue.due(conn, 1, model_wait=0.0)
     assert task.original_key is not None
     assert task.original_key.endswith("/original.png")
 
@@ -412,7 +421,7 @@ async def test_the_same_request_at_the_same_moment_is_one_task_and_one_object(
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     async with database.read() as conn:
-        assert len(await queue.due(conn, limit=10)) == 1
+        assert len(await queue.due(conn, 10, model_wait=0.0)) == 1
     assert len(await originals(storage)) == 1
     other = {"request": asked["request"] | {"prompt": "y"}}
     refused = await api.http.post("/v3/async/img2img", json=other, headers=headers)
@@ -429,7 +438,7 @@ async def test_test_mode_tells_the_webhook_and_draws_nothing(
     result = await api.result(task_id)
     assert (result["task"]["status"], result["images"]) == (expected, [])
     async with database.read() as conn:
-        assert await queue.due(conn, limit=10) == []
+        assert await queue.due(conn, 10, model_wait=0.0) == []
         (delivery,) = await webhooks.due(conn, limit=10)
         assert (delivery.image_task_id, delivery.url) == (task_id, HOOK)
         event = await service.event(
@@ -449,7 +458,8 @@ async def test_a_webhook_is_told_addresses_as_its_client_reached_the_server(
     await draw_all(database, storage)
     async with database.read() as conn:
         (delivery,) = await webhooks.due(conn, limit=10)
-        for public_url, base in (("", HOST), ("https://pictures.example", "https://pictures.example")):
+        proxy = "https://pictures.example/maquette"
+        for public_url, base in (("", HOST), (proxy, proxy), (f"{proxy}/", proxy)):
             event = await service.event(
                 conn,
                 delivery.tenant_id,

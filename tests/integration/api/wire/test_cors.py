@@ -9,14 +9,11 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from maquette.core.errors import InvalidRequest
-from maquette.core.lifecycle import ImageStatus
 from maquette.db.engine import Database
-from maquette.server.access.repository import tenant_id
 from maquette.server.app import create_app
 from maquette.server.settings import Settings, load_settings
 from maquette.storage.base import Storage
 from maquette.testing.api import Api, picture, reason
-from maquette.testing.factories import make_image_task
 
 PAGE, OTHER_PAGE = "https://app.example", "https://evil.example"
 ALLOWED = "Access-Control-Allow-Origin"
@@ -44,17 +41,7 @@ async def upload_path(api: Api) -> str:
     return f"{address.path}?{address.query}"
 
 
-async def picture_path(api: Api, database: Database, storage: Storage) -> str:
-    """The address of a drawn picture."""
-    async with database.write() as conn:
-        task_id = await make_image_task(conn, await tenant_id(conn, "first"), status=ImageStatus.SUCCEED)
-    (image,) = (await api.result(task_id))["images"]
-    address = urlsplit(image["image_url"])
-    await storage.put(address.path.removeprefix("/"), picture())
-    return f"{address.path}?{address.query}"
-
-
-async def test_a_browser_may_ask_before_each_kind_of_call(api: Api, database: Database, storage: Storage) -> None:
+async def test_a_browser_may_ask_before_each_kind_of_call(api: Api, drawn: str) -> None:
     calls = [
         ("POST", "/v3/assets/training_dataset"),
         ("PUT", await upload_path(api)),
@@ -62,7 +49,7 @@ async def test_a_browser_may_ask_before_each_kind_of_call(api: Api, database: Da
         ("GET", "/v3/training?pagination.limit=5"),
         ("GET", "/training/subject?task_id=x"),
         ("POST", "/v3/async/txt2img"),
-        ("GET", await picture_path(api, database, storage)),
+        ("GET", drawn),
         ("GET", "/v3/nope"),
     ]
     del api.http.headers["authorization"]
@@ -74,8 +61,7 @@ async def test_a_browser_may_ask_before_each_kind_of_call(api: Api, database: Da
         assert set(ASKED.split(", ")) <= set(response.headers["Access-Control-Allow-Headers"].lower().split(", "))
 
 
-async def test_answers_and_files_may_be_read(api: Api, database: Database, storage: Storage) -> None:
-    drawn = await picture_path(api, database, storage)
+async def test_answers_and_files_may_be_read(api: Api, drawn: str) -> None:
     api.http.headers["origin"] = PAGE
     headers = {"content-type": "application/json"}
     answers = [

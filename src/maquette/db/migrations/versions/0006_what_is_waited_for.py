@@ -29,4 +29,4 @@ def upgrade() -> None:
         ),
     )
     # Rejected models are judged again by it, with the base's name in the place of its folder.
-    op.execute("UPDATE models SET judged_with = NULL")
+    op.execute(sa.table("models", sa.column("judged_with")).update().values(judged_with=None))

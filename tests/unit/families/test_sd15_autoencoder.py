@@ -1,0 +1,110 @@
+"""Pictures and latents in tiles: no more at once than the bound, and the same picture."""
+
+import itertools
+from importlib.resources import as_file, files
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from maquette.bases.catalogue import BUNDLED_PATH
+from maquette.families.sd15.autoencoder import MOST_PIXELS, OVERLAP, Autoencoder, in_tiles, starts
+from maquette.families.sd15.pipeline import Sd15Pipeline
+
+pytestmark = pytest.mark.torch
+
+TILE = 64
+"""Pixels of the small tiles' sides."""
+SIZES = [(128, 128), (200, 72), (72, 200), (136, 64)]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Autoencoder:
+    return Sd15Pipeline.load(BUNDLED_PATH, torch.device("cpu")).autoencoder
+
+
+@pytest.fixture
+def tiled(whole: Autoencoder) -> Autoencoder:
+    """The same, in small tiles."""
+    return Autoencoder(whole.vae, most_pixels=TILE * TILE)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """A picture of the example character (1, 3, 256, 256)."""
+    with as_file(files("maquette") / "examples" / "pelu" / "01.png") as path, Image.open(path) as image:
+        values = np.array(image.convert("RGB").resize((256, 256)), dtype=np.float32)
+    return (torch.from_numpy(values).permute(2, 0, 1) / 127.5 - 1)[None]
+
+
+def largest(module: torch.nn.Module, sizes: list[int]) -> Any:
+    """Note the height times width of whatever a module is given."""
+    return module.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2] * inputs[0].shape[3]))
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@torch.no_grad()
+def test_tiles_make_the_same_picture_and_no_more_at_once(
+    whole: Autoencoder, tiled: Autoencoder, pixels: torch.Tensor, width: int, height: int
+) -> None:
+    pixels = pixels[:, :, :height, :width]
+    latents, in_pieces = whole.encode(pixels), tiled.encode(pixels)
+    # What a tile of so few pixels sees shifts its numbers a little.
+    assert (in_pieces.mean - latents.mean).abs().mean() < 0.2 * latents.mean.std()
+    assert in_pieces.std.shape == latents.std.shape
+    at_once: list[int] = []
+    hook = largest(tiled.vae.decoder, at_once)
+    decoded = tiled.decode(latents.mean)
+    hook.remove()
+    assert max(at_once) * tiled.pixels_per_latent**2 <= TILE * TILE
+    assert len(at_once) > 1
+    reference = whole.decode(latents.mean)
+    assert decoded.shape == reference.shape
+    assert (decoded - reference).abs().mean() < 0.06
+
+
+@torch.no_grad()
+def test_what_is_no_larger_than_the_bound_goes_as_a_whole(tiled: Autoencoder, pixels: torch.Tensor) -> None:
+    small = pixels[:, :, :32, :128]
+    posterior = tiled.vae.encode(small).latent_dist
+    scale = tiled.vae.config.scaling_factor
+    assert torch.equal(tiled.encode(small).mean, posterior.mean * scale)
+    latents = tiled.encode(small).mean
+    assert torch.equal(tiled.decode(latents), tiled.vae.decode(latents / scale).sample)
+
+
+@torch.no_grad()
+def test_a_base_has_a_bound(whole: Autoencoder) -> None:
+    at_once: list[int] = []
+    hook = largest(whole.vae.decoder, at_once)
+    side = 1024 // whole.pixels_per_latent
+    decoded = whole.decode(torch.zeros(1, whole.latent_channels, side, side + 1))
+    hook.remove()
+    assert decoded.shape == (1, 3, 1024, 1024 + whole.pixels_per_latent)
+    assert max(at_once) * whole.pixels_per_latent**2 <= MOST_PIXELS
+
+
+@given(st.integers(1, 500), st.integers(4, 64))
+def test_tiles_cover_a_length_and_share_enough(length: int, tile: int) -> None:
+    begins = starts(length, tile)
+    assert begins[0] == 0
+    assert begins[-1] == max(length - tile, 0)
+    for one, other in itertools.pairwise(begins):
+        assert 0 < other - one <= tile - tile // OVERLAP
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 9), st.sampled_from([(1, 2), (2, 1), (1, 1)]))
+def test_what_does_not_depend_on_neighbours_comes_out_as_of_the_whole(
+    height: int, width: int, tile: int, steps: tuple[int, int]
+) -> None:
+    step_in, step_out = steps
+    inputs = torch.rand(2, 3, height * step_in, width * step_in)
+
+    def run(piece: torch.Tensor) -> torch.Tensor:
+        return piece[:, :, ::step_in, ::step_in].repeat_interleave(step_out, 2).repeat_interleave(step_out, 3)
+
+    torch.testing.assert_close(in_tiles(run, inputs, tile, step_in, step_out), run(inputs))
