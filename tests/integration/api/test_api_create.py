@@ -75,6 +75,9 @@ async def test_every_default_is_pinned(api: Api, database: Database) -> None:
         "lora_alpha": 16,
         "lora_text_encoder_r": 16,
         "lora_text_encoder_alpha": 16,
+        "caption_dropout": 0.0,
+        "shuffle_tags": False,
+        "random_flip": False,
     }
     assert first.settings.seed != second.settings.seed
 
@@ -112,6 +115,23 @@ async def test_the_body_as_the_python_sdk_sends_it(api: Api, database: Database)
     assert spec.settings.max_train_steps == 400
     assert (spec.preparation.width, spec.preparation.height) == (384, 512)
     assert spec.preparation.face_crop_ratio == 1.4
+
+
+async def test_a_trigger_word_is_in_every_caption_that_the_task_pins(api: Api, database: Database) -> None:
+    asset_id = await api.upload()
+    captions = ["on a sofa", "a sks dog asleep", None]
+    task_id = await api.task(
+        image_dataset_items=[{"assets_id": asset_id, "caption": caption} for caption in captions],
+        expert_setting={"trigger_word": "sks", "class_prompt": "dog", "caption_dropout": "0.1", "shuffle_tags": "true"},
+        components=[{"name": "background", "args": [{"name": "color", "value": "#808080"}]}],
+    )
+    spec = await spec_of(database, task_id)
+    assert [item.caption for item in spec.pictures] == ["sks dog, on a sofa", "a sks dog asleep", None]
+    assert spec.settings.instance_prompt == spec.sample.prompt == "a photo of sks dog"
+    assert (spec.settings.caption_dropout, spec.settings.shuffle_tags) == (0.1, True)
+    assert spec.preparation.background == "#808080"
+    task = (await api.http.get(f"/v3/training/{task_id}")).json()
+    assert [item["caption"] for item in task["pictures"]][2] == "a photo of sks dog"
 
 
 async def test_batch_size_is_an_alias(api: Api, database: Database) -> None:
