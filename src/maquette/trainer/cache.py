@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from maquette.families.base import Conditioning, LatentPosterior, Pipeline, as_conditioning
+from maquette.families.base import Conditioning, LatentPosterior, Part, Pipeline, as_conditioning
 from maquette.trainer.captions import NOTHING, choose
 from maquette.trainer.data import Example, to_pixels
 from maquette.trainer.tensor_store import TensorStore
@@ -54,6 +54,7 @@ class EncodedExamples:
         train_text_encoder: bool,
         between: Callable[[], None],
         store: TensorStore | None = None,
+        bring: Callable[..., None] = lambda *_: None,
     ) -> Self:
         """Encode one example after the other, so that memory does not grow with their number.
 
@@ -64,17 +65,18 @@ class EncodedExamples:
             train_text_encoder: prompts are then encoded anew at each step.
             between: called before each example; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
+            bring: called with the pipeline's part that is about to be used, see `Residency.bring`.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
             between()
-            posteriors.append(_encoded_picture(pipeline, example, store))
+            posteriors.append(_encoded_picture(pipeline, example, store, bring))
         if train_text_encoder:
             return cls(pipeline, examples, posteriors, None)
         conditionings: dict[str, Conditioning] = {}
         for prompt in _prompts(examples):
             between()
-            conditionings[prompt] = _encoded_prompt(pipeline, prompt, store)
+            conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
         return cls(pipeline, examples, posteriors, conditionings)
 
     def batches(
@@ -115,10 +117,13 @@ def _prompts(examples: Sequence[Example]) -> Iterator[str]:
     yield from dict.fromkeys([*said, NOTHING] if any(example.dropout for example in examples) else said)
 
 
-def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore | None) -> LatentPosterior:
+def _encoded_picture(
+    pipeline: Pipeline, example: Example, store: TensorStore | None, bring: Callable[..., None]
+) -> LatentPosterior:
     kept = store.read(example.owner, example.name) if store and example.owner else None
     if kept is None:
         pixels = to_pixels(example.picture())[None]
+        bring(Part.AUTOENCODER)
         views = [pixels, pixels.flip(WIDTH)] if example.mirrored else [pixels]
         # One at a time: a batch's sums need not come out to the bit as they do alone.
         posteriors = [pipeline.encode_pictures(view) for view in views]
@@ -131,9 +136,12 @@ def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore | 
     return LatentPosterior(mean=kept["mean"], std=kept["std"])
 
 
-def _encoded_prompt(pipeline: Pipeline, prompt: str, store: TensorStore | None) -> Conditioning:
+def _encoded_prompt(
+    pipeline: Pipeline, prompt: str, store: TensorStore | None, bring: Callable[..., None]
+) -> Conditioning:
     kept = store.read(PROMPTS, prompt) if store else None
     if kept is None:
+        bring(Part.TEXT_ENCODERS)
         kept = {name: values.cpu() for name, values in pipeline.encode_prompts([prompt]).items()}
         if store:
             store.write(PROMPTS, prompt, kept)

@@ -14,7 +14,7 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Phase, Started
 from maquette.core.rundir import Manifest
 from maquette.core.specs import TrainingSettings
-from maquette.families.base import Adapters, Objective, load_family
+from maquette.families.base import Adapters, Objective, Part, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
 from maquette.trainer import checkpoint
@@ -26,6 +26,7 @@ from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
+from maquette.trainer.residency import Residency
 from maquette.trainer.sampling import class_examples
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
@@ -58,20 +59,23 @@ def run(attempt: Attempt) -> None:
         _check_base(attempt)
         family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
+        residency = Residency.suited(pipeline, device)
         tell_cut_captions(attempt, pipeline)
 
         reporter.phase(Phase.CACHE)
-        classes = class_examples(pipeline, training)
+        classes = class_examples(pipeline, training, residency.bring)
         examples = EncodedExamples.encode(
             pipeline,
             [*instances, *classes],
             train_text_encoder=settings.train_text_encoder,
             between=between,
             store=store,
+            bring=residency.bring,
         )
 
         reporter.phase(Phase.TRAIN)
         randomness = Randomness(settings.seed, len(instances), len(classes), device)
+        residency.bring(Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
         adapters = family.adapters(pipeline)
         adapters.attach(settings)
         state = fresh_state(adapters, settings, randomness)
@@ -81,6 +85,7 @@ def run(attempt: Attempt) -> None:
 
         reporter.phase(Phase.SAMPLE)
         sample = directory.samples / "final.png"
+        residency.bring(*Part)
         write_png(sample, pipeline.draw(sample_request(training.sample)))
         attempt.supervision.check(state.step)
 

@@ -3,14 +3,16 @@
 Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, section 3.3.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
 from msgspec.structs import replace
+from PIL import Image
 
-from maquette.core.drawing import sample_request
+from maquette.core.drawing import DrawRequest, sample_request
 from maquette.core.specs import TrainingSpec
-from maquette.families.base import Pipeline
+from maquette.families.base import Part, Pipeline
 from maquette.trainer.data import Example
 from maquette.trainer.randomness import derive
 
@@ -28,21 +30,29 @@ def class_picture_count(spec: TrainingSpec) -> int:
     return max(MIN_CLASS_PICTURES, len(spec.pictures)) if spec.settings.with_prior_preservation else 0
 
 
-def class_examples(pipeline: Pipeline, spec: TrainingSpec) -> list[Example]:
+def class_examples(pipeline: Pipeline, spec: TrainingSpec, bring: Callable[..., None]) -> list[Example]:
     """The class pictures of a run; each is drawn when its latents are asked for and not kept from an earlier one.
 
     Their seeds don't depend on the run's: all of a tenant's runs with this base, prompt and size share them.
+
+    Args:
+        bring: called with the parts that drawing needs, before each; see `Residency.bring`.
     """
-    return [_example(pipeline, spec, index) for index in range(class_picture_count(spec))]
+    return [_example(pipeline, spec, index, bring) for index in range(class_picture_count(spec))]
 
 
-def _example(pipeline: Pipeline, spec: TrainingSpec, index: int) -> Example:
+def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Callable[..., None]) -> Example:
     prompt = spec.settings.class_prompt
     seed = derive(0, f"class picture {index}") % MAX_SEED
     request = sample_request(replace(spec.sample, prompt=prompt, seed=seed))
     return Example(
-        picture=partial(pipeline.draw, request),
+        picture=partial(_draw, pipeline, request, bring),
         wordings=(prompt,),
         owner=CLASSES,
         name=msgspec.json.encode(request).decode(),
     )
+
+
+def _draw(pipeline: Pipeline, request: DrawRequest, bring: Callable[..., None]) -> Image.Image:
+    bring(*Part)
+    return pipeline.draw(request)

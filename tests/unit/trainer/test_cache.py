@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import Conditioning, LatentPosterior
+from maquette.families.base import Conditioning, LatentPosterior, Part
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.cache import EncodedExamples
@@ -91,6 +91,27 @@ def only(examples: EncodedExamples, rows: Sequence[int], seed: int = 0) -> tuple
 def test_all_pictures_come_before_all_prompts_and_each_prompt_once(counting: Counting) -> None:
     encode(counting, example(0), example(1), example(0))
     assert counting.asked == ["picture"] * 3 + ["picture 0", "picture 1"]
+
+
+def test_each_part_of_the_pipeline_is_asked_for_when_it_is_needed_and_no_sooner(
+    pipeline: Sd15Pipeline, tmp_path: Path
+) -> None:
+    store = TensorStore(tmp_path, 1 << 20, "base")
+
+    def brought() -> list[Part]:
+        parts: list[Part] = []
+        EncodedExamples.encode(
+            pipeline,
+            [example(0), example(1)],
+            train_text_encoder=False,
+            between=lambda: None,
+            store=store,
+            bring=parts.append,
+        )
+        return parts
+
+    assert brought() == [Part.AUTOENCODER] * 2 + [Part.TEXT_ENCODERS] * 2
+    assert brought() == []
 
 
 def test_a_batch_is_what_the_pipeline_says_of_its_rows(counting: Counting, pipeline: Sd15Pipeline) -> None:

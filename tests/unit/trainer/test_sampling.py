@@ -8,6 +8,7 @@ from PIL import Image
 
 from maquette.core.drawing import DrawRequest
 from maquette.core.specs import TrainingSpec
+from maquette.families.base import Part
 from maquette.testing.factories import training_spec
 from maquette.trainer.sampling import CLASSES, class_examples
 
@@ -31,7 +32,7 @@ def spec(pictures: int = 1, **settings: Any) -> TrainingSpec:
 
 
 def names(spec: TrainingSpec) -> list[str]:
-    return [example.name for example in class_examples(Drawing(), spec)]  # pyright: ignore[reportArgumentType]
+    return [example.name for example in class_examples(Drawing(), spec, lambda *_: None)]  # pyright: ignore[reportArgumentType]
 
 
 def test_there_are_none_without_prior_preservation() -> None:
@@ -45,9 +46,16 @@ def test_there_are_as_many_as_pictures_and_at_least_four(pictures: int, drawn: i
 
 def test_each_is_drawn_only_when_it_is_asked_for() -> None:
     drawing = Drawing()
-    first, *_ = class_examples(drawing, spec(class_prompt="a dog"))  # pyright: ignore[reportArgumentType]
-    assert drawing.asked == []
+    brought: list[Part] = []
+    examples = class_examples(
+        drawing,  # pyright: ignore[reportArgumentType]
+        spec(class_prompt="a dog"),
+        lambda *parts: brought.extend(parts),
+    )
+    first = examples[0]
+    assert drawing.asked == brought == []
     assert first.picture().size == (128, 128)
+    assert brought == list(Part)
     assert [(request.prompt, request.width) for request in drawing.asked] == [("a dog", 128)]
     assert (first.wordings, first.dropout, first.mirrored, first.owner) == (("a dog",), 0.0, False, CLASSES)
 

@@ -3,7 +3,7 @@
 import copy
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest
-from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
+from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Part, Unsupported
 from maquette.families.precision import resting, working
 from maquette.families.sd15.autoencoder import Autoencoder
 from maquette.families.sd15.conditioning import PromptEncoder
@@ -73,6 +73,15 @@ class Sd15Pipeline:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
         return cls(parts.to(device))
+
+    @property
+    def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
+        """See `Pipeline.modules`."""
+        return {
+            Part.AUTOENCODER: [self.autoencoder.vae],
+            Part.TEXT_ENCODERS: [self.text_encoder],
+            Part.DENOISER: [self.unet],
+        }
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
