@@ -54,6 +54,13 @@ class LrScheduler(StrEnum):
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
+class Optimizer(StrEnum):
+    """What turns gradients into steps."""
+
+    ADAMW = "adamw"
+    PRODIGY = "prodigy"
+
+
 TRIGGER = "ohwx"
 """A word that hardly any base knows, as DreamBooth needs one (Ruiz et al. 2023, arXiv:2208.12242, section 3.2)."""
 PHRASES = {TaskType.SUBJECT: "{trigger} {noun}", TaskType.STYLE: "{trigger} style"}
@@ -102,7 +109,7 @@ LearningRate = Annotated[
         gt=0,
         le=1e-2,
         title="Learning rate",
-        description="Peak learning rate of AdamW for all LoRA weights.",
+        description="Peak learning rate of AdamW for all LoRA weights; `prodigy` finds its own.",
         extra={"published": "extended: 1e-4, 1e-5, 1e-6, 2e-4 and 5e-5 are listed"},
     ),
 ]
@@ -140,6 +147,22 @@ Warmup = Annotated[
         le=INT64_MAX,
         title="Warm-up steps",
         description="Steps over which the rate rises to its peak; no effect with `constant`.",
+    ),
+]
+OptimizerName = Annotated[
+    Optimizer,
+    Meta(
+        title="Optimiser",
+        description="What turns gradients into steps; `prodigy` finds the peak learning rate by itself.",
+        extra={"published": OURS},
+    ),
+]
+CheckpointSamples = Annotated[
+    bool,
+    Meta(
+        title="Checkpoint samples",
+        description="Draw the instance prompt and the class prompt with every checkpoint, from one seed.",
+        extra={"published": OURS, "default": "`false`"},
     ),
 ]
 InstancePrompt = Annotated[
@@ -245,6 +268,13 @@ CaptionDropout = Annotated[
         extra={"published": OURS},
     ),
 ]
+HeldOut = Annotated[
+    bool,
+    Meta(
+        description="Keep this picture out of training, and measure the loss on it at every checkpoint.",
+        extra={"published": OURS},
+    ),
+]
 ShuffleTags = Annotated[
     bool,
     Meta(
@@ -288,12 +318,15 @@ class ExpertSetting(Struct, frozen=True, omit_defaults=True):
     caption_dropout: CaptionDropout | UnsetType = UNSET
     shuffle_tags: ShuffleTags | UnsetType = UNSET
     random_flip: RandomFlip | UnsetType = UNSET
+    optimizer: OptimizerName | UnsetType = UNSET
+    checkpoint_samples: CheckpointSamples | UnsetType = UNSET
 
 
 class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`ExpertSetting` with every default filled in: what a run really uses.
 
-    The trigger word has gone into captions and prompts. What has a default here is missing in specs of older servers.
+    The trigger word has gone into captions and prompts, and `checkpoint_samples` into the spec's samples. What has a
+    default here is missing in specs of older servers.
     """
 
     train_batch_size: BatchSize
@@ -314,18 +347,21 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     caption_dropout: CaptionDropout = 0.0
     shuffle_tags: ShuffleTags = False
     random_flip: RandomFlip = False
+    optimizer: OptimizerName = Optimizer.ADAMW
 
 
-class DatasetItem(Struct, frozen=True):
+class DatasetItem(Struct, frozen=True, omit_defaults=True):
     """One picture of a request.
 
     Attributes:
         assets_id: id that the upload call answered; some published pages type it as an integer.
         caption: words for this picture; the instance prompt where absent.
+        held_out: whether to measure on it instead of training on it.
     """
 
     assets_id: Annotated[str | int, Meta(description="As the upload call answered it.")]
     caption: Caption | UnsetType = UNSET
+    held_out: HeldOut = False
 
 
 class ComponentArg(Struct, frozen=True):
@@ -469,11 +505,13 @@ class Picture(Struct, frozen=True, forbid_unknown_fields=True):
         name: how messages call it, and its file name in the run directory (`<position>-<asset id>.<format>`).
         sha256: of the sealed bytes.
         caption: its own words, or None for the instance prompt.
+        held_out: whether it is measured on, and not trained on.
     """
 
     name: str
     sha256: str
     caption: str | None = None
+    held_out: bool = False
 
 
 class SampleSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -488,7 +526,12 @@ class SampleSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that decides the bytes of a LoRA, besides the software's versions."""
+    """Everything that decides the bytes of a LoRA, besides the software's versions.
+
+    Attributes:
+        sample: what is drawn at the end.
+        checkpoint_samples: what is drawn with every checkpoint; decides nothing.
+    """
 
     task_type: TaskType
     base: BaseRef
@@ -496,10 +539,16 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     settings: TrainingSettings
     pictures: tuple[Picture, ...]
     sample: SampleSpec
+    checkpoint_samples: tuple[SampleSpec, ...] = ()
+
+    @property
+    def learned(self) -> tuple[Picture, ...]:
+        """The pictures that are trained on."""
+        return tuple(picture for picture in self.pictures if not picture.held_out)
 
 
 ADDED_LATER: Mapping[str, Sequence[str]] = {
-    "settings": ("caption_dropout", "shuffle_tags", "random_flip"),
+    "settings": ("caption_dropout", "shuffle_tags", "random_flip", "optimizer"),
     "preparation": ("face_restore_upscale", "buckets", "background"),
 }
 """Fields that specs of older servers lack, by the part of a `TrainingSpec`; they mean their defaults there."""
@@ -516,6 +565,11 @@ def pinned_form(spec: TrainingSpec) -> bytes:
         for name in names:
             if said[part][name] == fields[name].default:
                 del said[part][name]
+    for picture in said["pictures"]:
+        if not picture["held_out"]:
+            del picture["held_out"]
+    if not spec.checkpoint_samples:
+        del said["checkpoint_samples"]
     return msgspec.json.encode(said)
 
 
@@ -537,6 +591,7 @@ CONSTANT_DEFAULTS: Mapping[str, object] = {
     "train_text_encoder": False,
     "caption_dropout": 0.0,
     "shuffle_tags": False,
+    "optimizer": Optimizer.ADAMW,
 }
 """Of settings whose default depends on nothing."""
 
@@ -553,10 +608,13 @@ def resolve(
     """Fill in every default of a request and draw its seed.
 
     Raises:
-        InvalidRequest: a component is unknown or has a bad argument.
+        InvalidRequest: a component is unknown or has a bad argument, or no picture is left to train on.
     """
     given = request.expert_setting
-    settings = _resolve_settings(given, task_type, len(pictures), defaults, draw_seed)
+    learned = sum(not picture.held_out for picture in pictures)
+    if not learned:
+        raise InvalidRequest("image_dataset_items", "must have an item that is not held_out, got none")
+    settings = _resolve_settings(given, task_type, learned, defaults, draw_seed)
     preparation = _resolve_preparation(request)
     sample = SampleSpec(
         prompt=settings.instance_prompt,
@@ -573,6 +631,7 @@ def resolve(
         settings=settings,
         pictures=tuple(_with_trigger(picture, given, task_type, settings.class_prompt) for picture in pictures),
         sample=sample,
+        checkpoint_samples=(sample, replace(sample, prompt=settings.class_prompt)) if given.checkpoint_samples else (),
     )
 
 
@@ -600,6 +659,7 @@ def _resolve_settings(
         "lora_text_encoder_alpha": text_encoder_r,
     }
     filled |= {name: value for name, value in msgspec.structs.asdict(given).items() if value is not UNSET}
+    filled.pop("checkpoint_samples", None)
     if "seed" not in filled:
         filled["seed"] = draw_seed()
     if trigger := filled.pop("trigger_word", None):

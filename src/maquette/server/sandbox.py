@@ -38,6 +38,7 @@ def small_training(settings: Settings, spec: TrainingSpec) -> TrainingSpec:
         preparation=replace(spec.preparation, width=width, height=height),
         settings=replace(spec.settings, max_train_steps=steps, learning_rate=rate, lr_warmup_steps=warmup),
         sample=replace(spec.sample, width=width, height=height),
+        checkpoint_samples=tuple(replace(sample, width=width, height=height) for sample in spec.checkpoint_samples),
     )
 
 

@@ -1,23 +1,33 @@
 """Optimiser and learning-rate schedule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from diffusers.optimization import get_scheduler
 from torch.nn import Parameter
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from maquette.core.specs import TrainingSettings
+from maquette.core.specs import Optimizer, TrainingSettings
+from maquette.trainer.prodigy import Prodigy
+
+AnyOptimizer: TypeAlias = AdamW | Prodigy
 
 MAX_GRAD_NORM = 1.0
+BETAS = (0.9, 0.999)
+WEIGHT_DECAY = 1e-2
 
 
-def build_optimizer(parameters: Iterable[Parameter], settings: TrainingSettings) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with the field's usual weight decay."""
-    return AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True)
+def build_optimizer(parameters: Iterable[Parameter], settings: TrainingSettings) -> AnyOptimizer:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) or Prodigy, with the field's usual weight decay."""
+    match settings.optimizer:
+        case Optimizer.ADAMW:
+            return AdamW(parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+        case Optimizer.PRODIGY:
+            return Prodigy(parameters, betas=BETAS, weight_decay=WEIGHT_DECAY)
 
 
-def build_lr_scheduler(optimizer: AdamW, settings: TrainingSettings) -> LambdaLR:
+def build_lr_scheduler(optimizer: AnyOptimizer, settings: TrainingSettings) -> LambdaLR:
     """The schedule of this name over all steps; `constant` takes no warm-up, as published."""
     return get_scheduler(
         settings.lr_scheduler.value,
@@ -25,3 +35,29 @@ def build_lr_scheduler(optimizer: AdamW, settings: TrainingSettings) -> LambdaLR
         num_warmup_steps=settings.lr_warmup_steps,
         num_training_steps=settings.max_train_steps,
     )
+
+
+def used_rate(optimizer: AnyOptimizer) -> float:
+    """The learning rate of the step that is about to be taken."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] * group.get("d", 1.0))
+
+
+def scale_rate(lr_scheduler: LambdaLR, factor: float) -> None:
+    """Multiply the schedule's rates, from the step on that is about to be taken."""
+    schedule = lr_scheduler.state_dict()
+    for entry in ("base_lrs", "_last_lr"):
+        schedule[entry] = [rate * factor for rate in schedule[entry]]
+    restore_schedule(lr_scheduler, schedule)
+
+
+def restore_schedule(lr_scheduler: LambdaLR, schedule: Mapping[str, object]) -> None:
+    """Go on from a schedule's `state_dict`, whose rates the optimiser takes over."""
+    lr_scheduler.load_state_dict(dict(schedule))
+    for group, rate in zip(lr_scheduler.optimizer.param_groups, lr_scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate
+
+
+def numbers(optimizer: AnyOptimizer) -> dict[str, float]:
+    """What an optimiser of one group knows besides its tensors and its rate."""
+    return {name: optimizer.param_groups[0][name] for name in Prodigy.NUMBERS if name in optimizer.param_groups[0]}

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from maquette.core.errors import MaquetteError
 from maquette.core.ids import sha256_hex
-from maquette.core.specs import TrainingSpec
+from maquette.core.specs import DEFAULT_STEPS_PER_PICTURE, TrainingSpec
 from maquette.db.engine import Database
 from maquette.db.tables import assets, dataset_items, events, tasks
 from maquette.server.app import create_app
@@ -78,6 +78,7 @@ async def test_every_default_is_pinned(api: Api, database: Database) -> None:
         "caption_dropout": 0.0,
         "shuffle_tags": False,
         "random_flip": False,
+        "optimizer": "adamw",
     }
     assert first.settings.seed != second.settings.seed
 
@@ -248,3 +249,20 @@ async def test_tasks_that_take_the_same_pictures_in_any_order_do_not_wait_for_ea
     async with database.read() as conn:
         numbers = (await conn.execute(select(tasks.c.number).order_by(tasks.c.number))).scalars()
         assert list(numbers) == list(range(1, len(orders) + 1))
+
+
+async def test_pictures_are_held_out_and_samples_are_pinned_as_asked(api: Api, database: Database) -> None:
+    items = [{"assets_id": await api.upload()}, {"assets_id": await api.upload(), "held_out": "true"}]
+    settings = {"checkpoint_samples": True, "class_prompt": "dog", "optimizer": "prodigy"}
+    spec = await spec_of(database, await api.task(image_dataset_items=items, expert_setting=settings))
+    assert [picture.held_out for picture in spec.pictures] == [False, True]
+    assert spec.settings.max_train_steps == DEFAULT_STEPS_PER_PICTURE
+    assert [sample.prompt for sample in spec.checkpoint_samples] == [spec.sample.prompt, "dog"]
+    assert {sample.seed for sample in spec.checkpoint_samples} == {spec.sample.seed}
+
+
+async def test_a_training_on_nothing_is_refused(api: Api) -> None:
+    items = [{"assets_id": await api.upload(), "held_out": True}]
+    response = await api.train(image_dataset_items=items)
+    assert reason(response) == (400, "INVALID_REQUEST_BODY")
+    assert response.json()["message"].startswith("image_dataset_items: ")

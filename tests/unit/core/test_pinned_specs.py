@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from maquette.core.specs import ADDED_LATER, TrainingSpec, pinned_form
+from maquette.core.specs import ADDED_LATER, Optimizer, TrainingSpec, pinned_form
 from maquette.testing.factories import training_spec
 
 OLD = (
@@ -27,12 +27,26 @@ def test_an_old_spec_is_read_and_keeps_its_form() -> None:
     assert pinned_form(spec) == OLD
 
 
-@pytest.mark.parametrize("setting", [{"caption_dropout": 0.1}, {"shuffle_tags": True}, {"random_flip": True}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"caption_dropout": 0.1}, {"shuffle_tags": True}, {"random_flip": True}, {"optimizer": Optimizer.PRODIGY}],
+)
 def test_what_was_added_later_counts_where_it_is_set(setting: dict[str, object]) -> None:
     spec = training_spec()
     changed = replace(spec, settings=replace(spec.settings, **setting))
     assert pinned_form(changed) != pinned_form(spec)
     assert msgspec.json.decode(pinned_form(changed), type=TrainingSpec) == changed
+
+
+def test_pictures_that_are_held_out_and_samples_of_checkpoints_count_where_there_are_any() -> None:
+    spec = training_spec(pictures=2)
+    first, second = spec.pictures
+    for changed in (
+        replace(spec, pictures=(first, replace(second, held_out=True))),
+        replace(spec, checkpoint_samples=(spec.sample,)),
+    ):
+        assert pinned_form(changed) != pinned_form(spec)
+        assert msgspec.json.decode(pinned_form(changed), type=TrainingSpec) == changed
 
 
 @pytest.mark.parametrize("part", ADDED_LATER)

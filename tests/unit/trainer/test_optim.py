@@ -7,7 +7,8 @@ from torch.nn import Parameter
 
 from maquette.core.specs import LrScheduler
 from maquette.testing.factories import training_spec
-from maquette.trainer.optim import build_lr_scheduler, build_optimizer
+from maquette.trainer.optim import build_lr_scheduler, build_optimizer, numbers, scale_rate, used_rate
+from maquette.trainer.prodigy import FIRST_DISTANCE, Prodigy
 
 pytestmark = pytest.mark.torch
 
@@ -55,3 +56,52 @@ def test_warm_up_rises_to_the_peak_except_with_constant(name: LrScheduler) -> No
     seen = rates(name, WARMUP)
     assert seen[:WARMUP] == pytest.approx(expected)
     assert seen[WARMUP] == pytest.approx(1.0)
+
+
+class TestProdigy:
+    def test_it_finds_a_rate_and_the_minimum_by_itself(self) -> None:
+        weight = Parameter(torch.zeros(3))
+        target = torch.tensor([0.5, -0.3, 0.1])
+        optimizer = Prodigy([weight])
+        for _ in range(300):
+            optimizer.zero_grad()
+            (weight - target).square().sum().backward()
+            optimizer.step()
+        assert torch.allclose(weight.detach(), target, atol=1e-2)
+        assert used_rate(optimizer) > 100 * FIRST_DISTANCE
+
+    def test_its_steps_are_those_of_the_papers_algorithm(self) -> None:
+        """One weight, in plain numbers: algorithm 4 with Adam's bias correction."""
+        values = [0.7, -0.2, 0.4]
+        weight = Parameter(torch.tensor([1.0], dtype=torch.float64))
+        optimizer = Prodigy([weight], weight_decay=0.01)
+        x = x0 = 1.0
+        d, numerator, s, mean, square = FIRST_DISTANCE, 0.0, 0.0, 0.0, 0.0
+        for step, gradient in enumerate(values, start=1):
+            rate = d * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            numerator = math.sqrt(0.999) * numerator + d / FIRST_DISTANCE * rate * gradient * (x0 - x)
+            mean = 0.9 * mean + 0.1 * d * gradient
+            square = 0.999 * square + 0.001 * d * d * gradient * gradient
+            s = math.sqrt(0.999) * s + d * d / FIRST_DISTANCE * gradient
+            d = max(d, numerator / abs(s))
+            x = x * (1 - 0.01 * rate) - rate * mean / (math.sqrt(square) + d * 1e-8)
+            weight.grad = torch.tensor([gradient], dtype=torch.float64)
+            optimizer.step()
+        assert weight.item() == pytest.approx(x, rel=1e-12)
+        assert numbers(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": 3})
+
+
+def test_a_schedule_goes_on_at_half_its_rate() -> None:
+    settings = replace(
+        training_spec().settings, learning_rate=PEAK, max_train_steps=STEPS, lr_scheduler=LrScheduler.LINEAR
+    )
+    optimizer = build_optimizer([Parameter(torch.zeros(1))], settings)
+    lr_scheduler = build_lr_scheduler(optimizer, settings)
+    for _ in range(4):
+        optimizer.step()
+        lr_scheduler.step()
+    scale_rate(lr_scheduler, 0.5)
+    assert used_rate(optimizer) == pytest.approx(PEAK * 0.6 / 2)
+    optimizer.step()
+    lr_scheduler.step()
+    assert used_rate(optimizer) == pytest.approx(PEAK * 0.5 / 2)

@@ -121,7 +121,8 @@ def _known(found: Mapping[str, UploadedAsset], index: int, asset_id: str) -> Upl
 def _picture(position: int, picture: tuple[UploadedAsset, DatasetItem]) -> Picture:
     asset, item = picture
     caption = None if item.caption is UNSET else item.caption
-    return Picture(name=f"{position:02d}-{asset.id}.{asset.format}", sha256=asset.sha256, caption=caption)
+    name = f"{position:02d}-{asset.id}.{asset.format}"
+    return Picture(name=name, sha256=asset.sha256, caption=caption, held_out=item.held_out)
 
 
 def _within_steps(spec: TrainingSpec, request: TrainingRequest, most: int) -> TrainingSpec:
