@@ -9,14 +9,15 @@ from sqlalchemy import false, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.backoff import back_off
+from maquette.core.findings import FindingCode, finding
 from maquette.core.ids import new_id
 from maquette.core.lifecycle import FAILURES, Reason, TaskStatus
-from maquette.core.progress import Note, Step
+from maquette.core.progress import Found, Note, Step
 from maquette.core.rundir import FileRecord, Manifest
 from maquette.db.engine import Database, open_database
 from maquette.db.move import move_task
 from maquette.db.now import now
-from maquette.db.tables import attempts, device_claims, models, tasks
+from maquette.db.tables import attempts, device_claims, events, models, tasks
 from maquette.executors.base import CheckpointRef
 from maquette.server.loops import attempts as repository
 from maquette.server.loops import conclude, progress
@@ -252,6 +253,23 @@ async def test_an_attempt_that_was_taken_over_or_revived_is_no_orphan_any_more(d
         right = repository.orphaned(conn, "another", 600.0)
         assert await conclude.without_result(conn, attempt, Reason.WORKER_LOST, "", right=right) is None
     assert (await row(database, attempt)).status == "TRAINING"
+
+
+async def test_a_finding_is_told_in_the_tasks_history(database: Database) -> None:
+    attempt = await make_attempt(database)
+    found = finding(FindingCode.BLURRED, "the picture is blurred", "00-a.png")
+    async with database.write() as conn:
+        await tell(conn, attempt, [Found(at=1.0, finding=found)])
+    async with database.read() as conn:
+        newest = select(events.c.kind, events.c.data).where(events.c.task_id == attempt.task_id)
+        kind, data = (await conn.execute(newest.order_by(events.c.number.desc()).limit(1))).one()
+    assert kind == "finding"
+    assert data == {
+        "code": "blurred",
+        "severity": "warning",
+        "message": "the picture is blurred",
+        "picture": "00-a.png",
+    }
 
 
 async def somebody_waits_for_a_lock(database: Database) -> None:

@@ -12,8 +12,8 @@ from maquette.pictures.preparation import PictureFacts
 MIN_SHARPNESS = 2.0
 """A picture that measures less was out of focus, shaken, or enlarged before it came."""
 MAX_ENLARGEMENT = 1.0
-MIN_DIFFERENCE = 5.0
-"""Mean difference of channel values, 0..255, below which two pictures show the same."""
+MIN_DIFFERENCE = 0.1
+"""See `measures.difference`; two pictures that differ less show the same."""
 
 
 def find_out(spec: TrainingSpec, facts: Mapping[str, PictureFacts], *, restored: bool) -> list[Finding]:

@@ -7,6 +7,8 @@ _LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=2, o
 """Halved, so that 8 bits hold nearly all of it."""
 _PLAIN = 4.0
 """Variance of brightness (0..255) below which there is nothing that could be sharp."""
+_LITTLE = 4.0
+"""Standard deviation of channel values (0..255) under which a thumbnail shows little but noise."""
 _ROUNDING = 0.25
 """Variance of the Laplacian that rounding to eight bits makes of nothing."""
 
@@ -30,13 +32,19 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def difference(one: bytes, other: bytes) -> float:
-    """Mean difference of two thumbnails' channel values, 0..255.
+    """How much two thumbnails differ, as a share of how much there is to see in either; 0 where they are the same.
 
-    The same picture compressed or resized anew stays below 2, a little cropped or brightened below 10; two pictures of
-    one thing differ by 20 and more.
+    It is the mean difference of their channel values over the smaller of their standard deviations. The same picture
+    compressed or resized anew stays below 0.05, a little cropped or brightened below 0.2; two pictures of one thing
+    differ by 0.5 and more.
     """
     pair = [Image.frombytes("RGB", THUMBNAIL, data) for data in (one, other)]
-    return sum(ImageStat.Stat(ImageChops.difference(*pair)).mean) / 3
+    there = min(_mean(ImageStat.Stat(image).stddev) for image in pair)
+    return _mean(ImageStat.Stat(ImageChops.difference(*pair)).mean) / max(there, _LITTLE)
+
+
+def _mean(channels: list[float]) -> float:
+    return sum(channels) / len(channels)
 
 
 def _detail(grey: Image.Image) -> float:

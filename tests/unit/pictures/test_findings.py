@@ -24,7 +24,7 @@ def facts(number: int = 0, **changes: object) -> PictureFacts:
         crop=Box(0, 0, 512, 512),
         size=Size(512, 512),
         sharpness=5.0,
-        thumbnail=thumbnail(Image.new("RGB", (16, 16), (40 * number, 0, 0))),
+        thumbnail=thumbnail(Image.linear_gradient("L").rotate(90 * number).convert("RGB")),
     )
     return replace(good, **changes)
 

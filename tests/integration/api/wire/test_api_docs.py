@@ -10,6 +10,7 @@ from litestar.routes import HTTPRoute
 from msgspec import inspect
 
 from maquette.core.errors import HTTP_STATUS
+from maquette.core.findings import SEVERITIES
 from maquette.core.manual import (
     body_table,
     component_table,
@@ -64,6 +65,11 @@ def test_every_field_and_limit_is_in_a_table(table: str) -> None:
 
 def test_the_bodies_limit_is_told() -> None:
     assert f"`MAQUETTE_MAX_BODY_BYTES` ({Settings().max_body_bytes} unless" in MANUAL
+
+
+def test_every_finding_has_a_row() -> None:
+    rows = {(code, severity) for code, severity in re.findall(r"^\| `(\w+)` \| (\w+) \|", MANUAL, re.MULTILINE)}
+    assert {(str(code), str(severity)) for code, severity in SEVERITIES.items()} <= rows
 
 
 def test_every_reason_has_a_row() -> None:

@@ -1,0 +1,170 @@
+"""Whole runs on pictures of many kinds, and what a tenant's runs share."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from PIL import Image
+from torch import Generator, randint, uint8
+
+from maquette.core.files import file_sha256
+from maquette.core.findings import FindingCode
+from maquette.core.progress import Found, Step
+from maquette.core.rundir import RunDirectory
+from maquette.core.specs import Picture
+from maquette.families.sd15.pipeline import Sd15Pipeline
+from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
+from maquette.testing.tiny_family import build_tiny_base
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.loop import run
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
+
+pytestmark = pytest.mark.torch
+
+PATIENCE = 240
+EVERYTHING: dict[str, Any] = {
+    "with_prior_preservation": True,
+    "random_flip": True,
+    "shuffle_tags": True,
+    "caption_dropout": 0.3,
+    "instance_prompt": "ohwx disc, red, round, large",
+    "train_batch_size": 2,
+    "max_train_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+class Asked:
+    """How often a pipeline was asked for what takes long."""
+
+    def __init__(self) -> None:
+        self.pictures = self.prompts = self.drawn = 0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    asked = Asked()
+    encode_pictures, encode_prompts, draw = (
+        Sd15Pipeline.encode_pictures,
+        Sd15Pipeline.encode_prompts,
+        Sd15Pipeline.draw,
+    )
+
+    def counting_pictures(self: Sd15Pipeline, *args: Any) -> Any:
+        asked.pictures += 1
+        return encode_pictures(self, *args)
+
+    def counting_prompts(self: Sd15Pipeline, *args: Any) -> Any:
+        asked.prompts += 1
+        return encode_prompts(self, *args)
+
+    def counting_draw(self: Sd15Pipeline, *args: Any) -> Any:
+        asked.drawn += 1
+        return draw(self, *args)
+
+    monkeypatch.setattr(Sd15Pipeline, "encode_pictures", counting_pictures)
+    monkeypatch.setattr(Sd15Pipeline, "encode_prompts", counting_prompts)
+    monkeypatch.setattr(Sd15Pipeline, "draw", counting_draw)
+    return asked
+
+
+def train(root: Path, base: Path, cache: Path | None = None, **settings: Any) -> RunDirectory:
+    directory = make_run(root, base, **settings)
+    change_spec(directory, cache_path=str(cache or ""))
+    return carry_out(directory)
+
+
+def carry_out(directory: RunDirectory) -> RunDirectory:
+    with Reporter(directory.events) as reporter:
+        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+    return directory
+
+
+def lora(directory: RunDirectory) -> str:
+    return file_sha256(directory.output / "lora.safetensors")
+
+
+class TestSharedCache:
+    def test_a_second_run_encodes_and_draws_nothing_and_ends_with_the_same_bytes(
+        self, base: Path, tmp_path: Path, asked: Asked
+    ) -> None:
+        alone = train(tmp_path / "alone", base, **EVERYTHING)
+        first = train(tmp_path / "first", base, tmp_path / "shared", **EVERYTHING)
+        # Two pictures and their mirror images, four class pictures; those drawn, and the sample.
+        assert (asked.pictures, asked.drawn) == (2 * (2 * 2 + 4), 2 * (4 + 1))
+        asked.pictures = asked.prompts = asked.drawn = 0
+        second = train(tmp_path / "second", base, tmp_path / "shared", **EVERYTHING)
+        assert (asked.pictures, asked.prompts, asked.drawn) == (0, 0, 1)
+        assert lora(first) == lora(second) == lora(alone)
+
+    def test_tasks_with_other_seeds_share_class_pictures(self, base: Path, tmp_path: Path, asked: Asked) -> None:
+        settings = EVERYTHING | {"random_flip": False}
+        train(tmp_path / "first", base, tmp_path / "shared", seed=1, **settings)
+        asked.pictures = asked.drawn = 0
+        train(tmp_path / "second", base, tmp_path / "shared", seed=2, lora_r=5, **settings)
+        assert (asked.pictures, asked.drawn) == (0, 1)
+
+    def test_what_is_damaged_is_made_anew(self, base: Path, tmp_path: Path, asked: Asked) -> None:
+        first = train(tmp_path / "first", base, tmp_path / "shared", max_train_steps=1)
+        for file in (tmp_path / "shared").rglob("*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-9])
+        asked.pictures = 0
+        assert lora(train(tmp_path / "second", base, tmp_path / "shared", max_train_steps=1)) == lora(first)
+        assert asked.pictures == 2
+
+    def test_runs_side_by_side_do_not_disturb_each_other(self, base: Path, tmp_path: Path) -> None:
+        """One begins while the other is among its pictures; the limit lets them delete each other's files."""
+        alone = train(tmp_path / "alone", base, max_train_steps=1)
+        both = [make_run(tmp_path / name, base, max_train_steps=1) for name in ("one", "other")]
+        for directory in both:
+            change_spec(directory, cache_path=str(tmp_path / "shared"), cache_bytes=10_000)
+        trainers = [
+            subprocess.Popen([sys.executable, "-m", "maquette.trainer", str(directory.root)]) for directory in both
+        ]
+        assert [trainer.wait(PATIENCE) for trainer in trainers] == [0, 0]
+        assert {lora(directory) for directory in both} == {lora(alone)}
+
+
+def with_pictures(directory: RunDirectory, *sizes: tuple[int, int]) -> None:
+    """Put noise of these sizes in place of a run's pictures."""
+    pictures: list[Picture] = []
+    for index, size in enumerate(sizes):
+        path = directory.images / f"{index}-noise.png"
+        noise = randint(0, 256, (*reversed(size), 3), generator=Generator().manual_seed(size[0] * size[1]), dtype=uint8)
+        Image.fromarray(noise.numpy()).save(path)
+        pictures.append(Picture(path.name, file_sha256(path)))
+    training = read_spec(directory).training
+    preparation = replace(training.preparation, width=192, height=192, buckets=True)
+    change_spec(directory, training=replace(training, pictures=tuple(pictures), preparation=preparation))
+
+
+class TestBuckets:
+    def test_pictures_of_all_shapes_are_learned_from_in_one_run(self, base: Path, tmp_path: Path) -> None:
+        def trained(name: str) -> RunDirectory:
+            directory = make_run(tmp_path / name, base, train_batch_size=3, max_train_steps=2)
+            with_pictures(directory, (400, 400), (400, 200), (200, 400), (500, 240))
+            return carry_out(directory)
+
+        one, again = trained("one"), trained("again")
+        assert lora(one) == lora(again)
+        steps = [message for message in read_messages(one) if isinstance(message, Step)]
+        assert len(steps) == 2
+        assert not [message for message in read_messages(one) if isinstance(message, Found)]
+
+
+def test_findings_are_told_before_the_base_is_loaded(base: Path, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", base, max_train_steps=1)
+    with_pictures(directory, (100, 100), (100, 100))
+    change_spec(directory, base_path=str(tmp_path / "nowhere"))
+    with pytest.raises(Exception, match="nowhere"):
+        carry_out(directory)
+    found = [message.finding for message in read_messages(directory) if isinstance(message, Found)]
+    assert [one.code for one in found] == [FindingCode.TOO_SMALL] * 2 + [FindingCode.NEAR_DUPLICATE]
