@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.findings import FindingCode, finding
@@ -38,7 +39,8 @@ def open_store(attempt: Attempt, device: torch.device) -> TensorStore:
 def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -> list[Example]:
     """Look at every picture, tell what there is to say, and answer what is learned from.
 
-    Pictures whose latents are kept are not decoded.
+    Pictures whose latents are kept are not decoded. Examples are in the pictures' order; those of pictures that are
+    held out are always shown and called alike, so that losses on them compare.
 
     Args:
         between: called before each picture; may raise to end the run.
@@ -89,6 +91,8 @@ def _preparer(attempt: Attempt) -> Preparer:
 
 def _example(attempt: Attempt, store: TensorStore, preparer: Preparer, picture: Picture) -> Example:
     settings = attempt.training.settings
+    if picture.held_out:
+        settings = replace(settings, shuffle_tags=False, caption_dropout=0.0, random_flip=False)
     name = f"{preparer.identity} mirrored={settings.random_flip}"
     notes = store.notes(picture.sha256, name) or {}
     if FACTS not in notes:

@@ -23,11 +23,11 @@ CLASSES = "classes"
 
 
 def class_picture_count(spec: TrainingSpec) -> int:
-    """How many class pictures preserve what the base knew: as many as there are pictures, at least four.
+    """How many class pictures preserve what the base knew: as many as are trained on, at least four.
 
     So each side of the loss sees its pictures equally often, and preparing them stays short beside training.
     """
-    return max(MIN_CLASS_PICTURES, len(spec.pictures)) if spec.settings.with_prior_preservation else 0
+    return max(MIN_CLASS_PICTURES, len(spec.learned)) if spec.settings.with_prior_preservation else 0
 
 
 def class_examples(pipeline: Pipeline, spec: TrainingSpec, bring: Callable[..., None]) -> list[Example]:

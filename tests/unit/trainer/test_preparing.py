@@ -110,6 +110,21 @@ def test_mirrored_pictures_are_kept_apart(directory: RunDirectory, reporter: Rep
     assert (one.owner, one.name) != (other.owner, other.name)
 
 
+def test_held_out_pictures_are_always_shown_and_called_alike(directory: RunDirectory, reporter: Reporter) -> None:
+    run = attempt(
+        directory, reporter, noise(0), noise(1), caption_dropout=0.5, random_flip=True, shuffle_tags=True, seed=3
+    )
+    training = run.training
+    captioned = [replace(picture, caption="ohwx, a, b, c, d, e, f") for picture in training.pictures]
+    pictures = (captioned[0], replace(captioned[1], held_out=True))
+    held = Attempt(
+        directory, replace(run.spec, training=replace(training, pictures=pictures)), run.supervision, reporter
+    )
+    learned, held_out = prepared(held)
+    assert (learned.dropout, learned.mirrored, len(learned.wordings) > 1) == (0.5, True, True)
+    assert (held_out.dropout, held_out.mirrored, held_out.wordings) == (0.0, False, ("ohwx, a, b, c, d, e, f",))
+
+
 def test_a_tenants_runs_share_a_folder_and_without_one_each_has_its_own(
     directory: RunDirectory, reporter: Reporter, tmp_path: Path
 ) -> None:
