@@ -12,6 +12,7 @@ from PIL import Image
 from maquette.core.files import file_sha256
 from maquette.pictures.crops import Box, Size
 from maquette.pictures.faces import BrokenDetector
+from maquette.pictures.shrinking import shrunk
 
 WORKING_SIDE = 640
 """Pixels of the longer side that is searched: larger takes longer and finds faces too small to learn from."""
@@ -41,7 +42,7 @@ class CascadeDetector:
 
     def find(self, image: Image.Image) -> tuple[Box, ...]:
         """See `FaceDetector.find`."""
-        small = _shrunk(image)
+        small = shrunk(image, WORKING_SIDE)
         smallest = max(1, round(min(small.size) * MIN_FACE))
         boxes, _, sureness = self._cascade.detectMultiScale3(
             cv2.equalizeHist(np.asarray(small.convert("L"))),
@@ -74,7 +75,7 @@ class YuNetDetector:
 
     def find(self, image: Image.Image) -> tuple[Box, ...]:
         """See `FaceDetector.find`."""
-        small = _shrunk(image)
+        small = shrunk(image, WORKING_SIDE)
         self._detector.setInputSize(small.size)
         # OpenCV reads blue, green, red; each row found is a box, five landmarks and a score.
         found: Any = self._detector.detect(np.ascontiguousarray(np.asarray(small)[:, :, ::-1]))
@@ -83,12 +84,6 @@ class YuNetDetector:
             return ()
         order = np.argsort(-rows[:, -1], kind="stable")
         return tuple(_box(rows[index, :4], small, image) for index in order)
-
-
-def _shrunk(image: Image.Image) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BILINEAR)
-    return small
 
 
 def _box(found: np.ndarray, small: Image.Image, image: Image.Image) -> Box:

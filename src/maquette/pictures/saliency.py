@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 from maquette.pictures.crops import Size
+from maquette.pictures.shrinking import shrunk
 
 WORKING_SIDE = 128
 """Pixels of the longer side that is looked at: fine detail is no matter, and this takes a millisecond."""
@@ -23,8 +24,7 @@ def salient_center(image: Image.Image, shape: Size) -> tuple[float, float]:
     detection, equation 4; in RGB) and is in focus: both are multiplied. People put in the centre what matters, so a
     window near it wins over one that has a little more.
     """
-    small = image.copy()
-    small.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    small = shrunk(image, WORKING_SIDE)
     standing_out = ImageChops.multiply(_distinct_colour(small), _detail(small))
     scale = min(small.width / shape.width, small.height / shape.height)
     across = _best_center(_profile(standing_out, Size(small.width, 1)), shape.width * scale)
