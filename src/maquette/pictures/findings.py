@@ -61,7 +61,7 @@ def _of_size_and_focus(name: str, facts: PictureFacts) -> Iterator[Finding]:
             f" {size.width}x{size.height}; send a larger picture, or ask for a smaller width and height",
             name,
         )
-    elif facts.sharpness < MIN_SHARPNESS:
+    elif facts.sharpness is not None and facts.sharpness < MIN_SHARPNESS:
         yield finding(
             FindingCode.BLURRED,
             f"the picture is blurred: its sharpness is {facts.sharpness:.1f}, from {MIN_SHARPNESS} on it is fine;"

@@ -13,8 +13,10 @@ _ROUNDING = 0.25
 """Variance of the Laplacian that rounding to eight bits makes of nothing."""
 
 
-def sharpness(image: Image.Image) -> float:
+def sharpness(image: Image.Image) -> float | None:
     """How much of a picture's fine detail a blur of one pixel takes away, as a ratio; about 1 where it is blurred.
+
+    None where the picture is so plain that nothing could be sharp.
 
     The variance of the Laplacian (Pech-Pacheco et al. 2000, Diatom autofocusing in brightfield microscopy), over that
     of the picture blurred once more (Crété et al. 2007, The blur effect): so neither contrast nor subject matter much.
@@ -22,7 +24,7 @@ def sharpness(image: Image.Image) -> float:
     """
     grey = image.convert("L")
     if ImageStat.Stat(grey).var[0] < _PLAIN:
-        return float("inf")
+        return None
     return _detail(grey) / max(_ROUNDING, _detail(grey.filter(ImageFilter.GaussianBlur(1))))
 
 

@@ -37,7 +37,7 @@ class PictureFacts(Struct, frozen=True, kw_only=True):
     faces: tuple[Box, ...] | None
     crop: Box
     size: Size
-    sharpness: float
+    sharpness: float | None
     thumbnail: bytes
 
 

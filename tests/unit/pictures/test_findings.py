@@ -47,6 +47,7 @@ def codes(
 
 def test_of_good_pictures_nothing_is_said() -> None:
     assert codes([facts(0), facts(1), facts(2, faces=(FACE,))]) == []
+    assert codes([facts(0, sharpness=None)]) == []
     assert codes([facts(0, faces=(FACE,))], face_crop_ratio=1.4, face_restore="x", restored=True) == []
 
 

@@ -21,18 +21,18 @@ def test_photographs_in_focus_are_sharp_and_blurred_ones_are_not(
     photograph: Callable[[str], Image.Image], name: str, side: int
 ) -> None:
     image = photograph(name).resize((side, side), Image.Resampling.LANCZOS)
-    assert sharpness(image) > 4
-    assert sharpness(image.filter(ImageFilter.GaussianBlur(2))) < 2
-    assert sharpness(image.filter(ImageFilter.GaussianBlur(6))) < 2
+    assert (sharpness(image) or 0) > 4
+    assert (sharpness(image.filter(ImageFilter.GaussianBlur(2))) or 9) < 2
+    assert (sharpness(image.filter(ImageFilter.GaussianBlur(6))) or 9) < 2
 
 
 def test_contrast_is_no_sharpness(astronaut: Image.Image) -> None:
     pale = ImageEnhance.Contrast(astronaut).enhance(0.3)
-    assert sharpness(pale) > 4
+    assert (sharpness(pale) or 0) > 4
 
 
 def test_a_plain_surface_is_not_called_blurred() -> None:
-    assert sharpness(Image.new("RGB", (64, 64), "red")) == float("inf")
+    assert sharpness(Image.new("RGB", (64, 64), "red")) is None
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)

@@ -123,9 +123,11 @@ def test_a_picture_that_cannot_be_read_is_told() -> None:
         Preparer(SQUARE, None).prepare(b"words")
 
 
-def test_facts_are_data(astronaut: Image.Image, png: Png) -> None:
-    facts = Preparer(SQUARE, load_detector("")).prepare(png(astronaut)).facts
-    assert msgspec.json.decode(msgspec.json.encode(facts), type=PictureFacts) == facts
+def test_facts_are_data_of_a_plain_picture_too(astronaut: Image.Image, png: Png) -> None:
+    preparer = Preparer(SQUARE, load_detector(""))
+    for image in (astronaut, Image.new("RGB", (70, 70), "red")):
+        facts = preparer.prepare(png(image)).facts
+        assert msgspec.json.decode(msgspec.json.encode(facts), type=PictureFacts) == facts
 
 
 def test_equal_preparers_make_equal_pictures(astronaut: Image.Image, png: Png) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
@@ -15,13 +16,15 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Found
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.core.specs import Picture
-from maquette.pictures.preparation import Preparer
+from maquette.pictures.faces import BrokenDetector
+from maquette.pictures.preparation import PictureFacts, Preparer
+from maquette.testing.face_model import red_squares
 from maquette.testing.factories import training_spec
 from maquette.testing.runs import read_messages
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.data import Example
 from maquette.trainer.failures import RunFailed
-from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
+from maquette.trainer.preparing import FACTS, open_store, prepare, tell_cut_captions
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
 
@@ -123,6 +126,26 @@ def test_held_out_pictures_are_always_shown_and_called_alike(directory: RunDirec
     learned, held_out = prepared(held)
     assert (learned.dropout, learned.mirrored, len(learned.wordings) > 1) == (0.5, True, True)
     assert (held_out.dropout, held_out.mirrored, held_out.wordings) == (0.0, False, ("ohwx, a, b, c, d, e, f",))
+
+
+def test_faces_are_found_by_the_model_that_the_node_names(
+    directory: RunDirectory, reporter: Reporter, tmp_path: Path
+) -> None:
+    (tmp_path / "yunet.onnx").write_bytes(red_squares())
+    image = Image.new("RGB", (640, 448), "green")
+    image.paste("red", (320, 128, 352, 160))
+    run = attempt(directory, reporter, image)
+    preparation = replace(run.training.preparation, face_crop_ratio=1.0)
+    spec = replace(run.spec, training=replace(run.training, preparation=preparation))
+
+    def facts(spec: RunSpec) -> PictureFacts:
+        (example,) = prepared(Attempt(directory, spec, run.supervision, reporter))
+        return msgspec.json.decode(example.notes[FACTS], type=PictureFacts)
+
+    assert facts(replace(spec, face_detector=str(tmp_path / "yunet.onnx"))).crop == (304, 112, 368, 176)
+    assert facts(spec).faces == ()
+    with pytest.raises(BrokenDetector, match="MAQUETTE_FACE_DETECTOR"):
+        facts(replace(spec, face_detector=str(tmp_path / "nowhere.onnx")))
 
 
 def test_a_tenants_runs_share_a_folder_and_without_one_each_has_its_own(
