@@ -1,6 +1,7 @@
 """Picture files become plain RGB: upright, in sRGB, on a background."""
 
 import io
+import struct
 
 from PIL import Image, ImageCms, ImageColor, ImageOps
 
@@ -25,10 +26,18 @@ def decode(data: bytes, background: str) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            return _flattened(_as_srgb(upright), background)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image.load()
+            return _flattened(_as_srgb(_upright(image)), background)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise UnreadablePicture(f"the picture can't be read: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as the camera says; what it says is no reason to refuse a picture whose pixels have been read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow leaves it to chance what a broken block of EXIF raises
+        return image
 
 
 def _as_srgb(image: Image.Image) -> Image.Image:

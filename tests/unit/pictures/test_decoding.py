@@ -30,6 +30,12 @@ def test_a_picture_is_turned_upright() -> None:
     assert (upright.getpixel((15, 4)), upright.getpixel((15, 55))) == (RED, BLUE)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0", b"Exif\0\0words", b"no EXIF at all"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_camera_that_talks_nonsense_spoils_no_picture(kind: str, exif: bytes) -> None:
+    assert decoded(Image.new("RGB", (60, 30), RED), kind, exif=exif).size == (60, 30)
+
+
 def test_transparency_shows_the_background() -> None:
     assert decoded(Image.new("RGBA", (7, 7), (255, 0, 0, 0))).getpixel((3, 3)) == WHITE
     assert decoded(Image.new("RGBA", (7, 7), (255, 0, 0, 0)), background="#00ff00").getpixel((3, 3)) == GREEN
