@@ -28,7 +28,7 @@ from maquette.core.processes import is_alive
 from maquette.core.progress import CheckpointSaved, Failed, Finished, Found, PhaseBegan, Started, Step, Stopped
 from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
-from maquette.core.specs import LrScheduler, TrainingSettings
+from maquette.core.specs import LrScheduler, Optimizer, TrainingSettings
 from maquette.core.weights import read_header
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
@@ -261,6 +261,7 @@ DECIDING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "caption_dropout": ({}, {"caption_dropout": 1.0}),
     "shuffle_tags": (TAGS, {"shuffle_tags": True}),
     "random_flip": ({}, {"random_flip": True}),
+    "optimizer": ({}, {"optimizer": Optimizer.PRODIGY}),
 }
 
 

@@ -29,10 +29,47 @@ class Message(Struct, frozen=True, tag_field="type", kw_only=True):
 
 
 class Started(Message, frozen=True, tag="started"):
-    """The trainer runs; `resumed_from` is the step of the checkpoint it continues, or None."""
+    """The trainer runs; `resumed_from` is the step of the checkpoint that it is going to continue, or None."""
 
     resumed_from: int | None
     versions: dict[str, str]
+
+
+class Planned(Message, frozen=True, tag="plan"):
+    """How the run is laid out in memory, decided before anything is loaded.
+
+    Attributes:
+        dtype: numbers that the denoiser works in.
+        gradient_checkpointing, micro_batch: as in `families.memory.MemoryPlan`.
+        parts_in_turn: whether parts of the base that are not at work wait in the host's memory.
+        needed_bytes: what this should take.
+        free_bytes: what was free.
+        why: in words.
+    """
+
+    dtype: str
+    gradient_checkpointing: bool
+    micro_batch: int
+    parts_in_turn: bool
+    needed_bytes: int
+    free_bytes: int
+    why: str
+
+
+class Resumed(Message, frozen=True, tag="resumed"):
+    """A checkpoint was loaded, and its probe, the loss at fixed timesteps and noise, computed anew.
+
+    Attributes:
+        step: of the checkpoint.
+        verified: whether the two agree. If not, the checkpoint is dropped, and another one or none is resumed from.
+        recorded: the probe when the checkpoint was taken; None where an older trainer took it, which recorded none.
+        computed: the probe now.
+    """
+
+    step: int
+    verified: bool
+    recorded: float | None
+    computed: float
 
 
 class PhaseBegan(Message, frozen=True, tag="phase"):
@@ -55,19 +92,52 @@ class Found(Message, frozen=True, tag="finding"):
 
 
 class Step(Message, frozen=True, tag="step"):
-    """One optimiser step is done. `loss` is this step's, `lr` the rate it used, `seconds` its duration."""
+    """One optimiser step is done.
+
+    Attributes:
+        loss: this step's.
+        lr: the rate it used.
+        seconds: its duration.
+        grad_norm: norm of the gradient before it was clipped.
+        peak_bytes: most memory taken so far: of the device, or of the process where the device is the host.
+    """
 
     step: int
     total_steps: int
     loss: float
     lr: float
     seconds: float
+    grad_norm: float = 0.0
+    peak_bytes: int = 0
+
+
+class Validated(Message, frozen=True, tag="validation"):
+    """The mean loss on pictures that are held out, at the same timesteps and noise every time."""
+
+    step: int
+    loss: float
+
+
+class SteppedBack(Message, frozen=True, tag="stepped_back"):
+    """The loss of step `diverged_at` ran away: the run goes on from the checkpoint of step `to`, at the rate `lr`."""
+
+    diverged_at: int
+    to: int
+    lr: float
+    why: str
 
 
 class CheckpointSaved(Message, frozen=True, tag="checkpoint"):
     """A checkpoint is whole and verified in `checkpoints/step-<step>`."""
 
     step: int
+
+
+class MemoryTaken(Message, frozen=True, tag="memory"):
+    """The most memory that training took, beside what the plan said it would need, in bytes."""
+
+    peak_bytes: int
+    needed_bytes: int
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -87,4 +157,19 @@ class Finished(Message, frozen=True, tag="finished"):
     """`manifest.json` is written."""
 
 
-TrainerMessage: TypeAlias = Started | PhaseBegan | Note | Found | Step | CheckpointSaved | Failed | Stopped | Finished
+TrainerMessage: TypeAlias = (
+    Started
+    | Planned
+    | PhaseBegan
+    | Note
+    | Found
+    | Resumed
+    | Step
+    | Validated
+    | SteppedBack
+    | CheckpointSaved
+    | MemoryTaken
+    | Failed
+    | Stopped
+    | Finished
+)

@@ -28,6 +28,8 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         base_path: the base model's folder in diffusers layout, as this node sees it.
         device: torch device string.
         checkpoint_every: optimiser steps between checkpoints.
+        keep_every: a checkpoint stays for good when its step is a multiple of this; 0 keeps none so.
+        leaner: how many earlier attempts of the task ran out of memory; this one plans with that much less.
         abandon_after: seconds without a sign of its supervisor (`heartbeat`) after which a trainer stops by itself.
         step_delay: seconds to sleep after each optimiser step; a throttle for machines shared with other work.
         cache_path: folder that the trainers of one tenant share for encoded pictures and prompts; empty is the run's
@@ -43,6 +45,8 @@ class RunSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str = ""
     device: str = "cpu"
     checkpoint_every: int = 100
+    keep_every: int = 0
+    leaner: int = 0
     abandon_after: float = 600.0
     step_delay: float = 0.0
     cache_path: str = ""
@@ -147,3 +151,17 @@ class RunDirectory:
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
 """Name of `CheckpointManifest` inside a checkpoint's directory."""
+CHECKPOINT_LORA = "adapter.safetensors"
+"""Name of the LoRA inside it: a file like the one that a finished run exports."""
+CHECKPOINT_SAMPLE = "sample-{}.png"
+"""Name of a picture drawn with it, by its place among `TrainingSpec.checkpoint_samples`."""
+KEPT_CHECKPOINTS = 2
+"""How many of the newest stay: the newest, and one more in case its disk lied."""
+
+
+def stays(step: int, newer: int, keep_every: int) -> bool:
+    """Whether a checkpoint is kept that has `newer` ones after it: one of the last two, or of a `keep_every`th step.
+
+    The one before the first step is no LoRA that anybody wants, so it is not kept for good.
+    """
+    return newer < KEPT_CHECKPOINTS or (keep_every > 0 and step > 0 and step % keep_every == 0)

@@ -1,10 +1,11 @@
 """Checkpoints: everything a run needs to end with the same bytes as if it had never been interrupted.
 
-A checkpoint is a directory of safetensors and JSON, no pickle. It is written under a temporary name, read back,
-and only then takes its own name; older ones go after that.
+A checkpoint is a directory of safetensors, JSON and pictures, no pickle; its LoRA is a file that others can load. It is
+written under a temporary name, read back, and only then takes its own name; older ones go after that.
 """
 
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,26 @@ from typing import Any
 import msgspec
 import torch
 from msgspec import Struct
-from torch.optim import AdamW
+from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
 
 from maquette.core.files import file_sha256, fsync_directory, write_atomic
 from maquette.core.ids import sha256_hex
-from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
+from maquette.core.rundir import (
+    CHECKPOINT_LORA,
+    CHECKPOINT_MANIFEST,
+    CHECKPOINT_SAMPLE,
+    CheckpointManifest,
+    FileRecord,
+    RunDirectory,
+    stays,
+)
 from maquette.core.specs import TrainingSpec, pinned_form
+from maquette.families.drawing import write_png
+from maquette.trainer.optim import AnyOptimizer, numbers, restore_schedule
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors, write_tensors
 
-KEPT = 2
-"""Checkpoints that stay: the newest, and one more in case its disk lied."""
-
-ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 RANDOMNESS = "randomness.safetensors"
 PROGRESS = "progress.json"
@@ -34,19 +41,26 @@ RECENT_LOSSES = 50
 
 
 class Progress(Struct, kw_only=True):
-    """`progress.json`: what of a run is no tensor.
+    """`progress.json`: what of a run is no tensor. What has a default here is missing in checkpoints of older trainers.
 
     Attributes:
         spec_sha256: of the training spec; a checkpoint of another spec is no checkpoint of this run.
         step: optimiser steps done.
         losses: of the last steps, oldest first.
         lr_scheduler: state of the learning-rate schedule.
+        optimizer: what the optimiser knows besides tensors and rate.
+        usual_loss, diverged_at: as in `TrainingState`.
+        probe: the loss at fixed timesteps and noise, to be computed again when the checkpoint is loaded.
     """
 
     spec_sha256: str
     step: int
     losses: list[float]
     lr_scheduler: dict[str, Any]
+    optimizer: dict[str, float] = {}
+    usual_loss: float | None = None
+    diverged_at: int | None = None
+    probe: float | None = None
 
 
 @dataclass
@@ -57,19 +71,25 @@ class TrainingState:
         parameters: the LoRA's weights by name.
         step: optimiser steps done.
         losses: of the last steps, oldest first.
+        usual_loss: mean loss of the first steps, as many as `losses` holds; None before.
+        diverged_at: the step at which the run diverged and was taken back, or None.
     """
 
     parameters: dict[str, torch.nn.Parameter]
-    optimizer: AdamW
+    optimizer: AnyOptimizer
     lr_scheduler: LambdaLR
     randomness: Randomness
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    usual_loss: float | None = None
+    diverged_at: int | None = None
 
     def record(self, loss: float) -> None:
         """Count a step that is done."""
         self.step += 1
         self.losses = [*self.losses, loss][-RECENT_LOSSES:]
+        if self.step == RECENT_LOSSES:
+            self.usual_loss = self.recent_loss
 
     @property
     def recent_loss(self) -> float:
@@ -82,10 +102,30 @@ def spec_sha256(spec: TrainingSpec) -> str:
     return sha256_hex(pinned_form(spec))
 
 
-def save(directory: RunDirectory, state: TrainingState, spec: TrainingSpec) -> None:
-    """Write and verify the checkpoint of the state's step, then drop all but the newest two up to there.
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a checkpoint holds besides the state.
+
+    Attributes:
+        header: of the LoRA's file.
+        probe: see `Progress`.
+        samples: pictures drawn with the LoRA.
+    """
+
+    header: Mapping[str, str]
+    probe: float
+    samples: Sequence[Image.Image] = ()
+
+
+def save(
+    directory: RunDirectory, state: TrainingState, spec: TrainingSpec, beside: Beside, *, keep_every: int = 0
+) -> None:
+    """Write and verify the checkpoint of the state's step, then drop those before it that need not stay.
 
     What lies ahead of the state is damaged, or the run would have gone on from it: it keeps nobody's place.
+
+    Args:
+        keep_every: see `core.rundir.stays`.
 
     Raises:
         OSError: it could not be written, or does not read back as written; the older ones are still there.
@@ -97,26 +137,31 @@ def save(directory: RunDirectory, state: TrainingState, spec: TrainingSpec) -> N
     for leftover in (partial, target):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
-    _write_parts(partial, state, spec)
+    _write_parts(partial, state, spec, beside)
     records = tuple(_record(file) for file in sorted(partial.iterdir()))
     write_atomic(partial / CHECKPOINT_MANIFEST, msgspec.json.encode(CheckpointManifest(step=state.step, files=records)))
     _check_reads_back(partial, state)
     partial.rename(target)
     fsync_directory(directory.checkpoints)
-    found = _steps(directory)
-    kept = [path for path in found if path <= target][-KEPT:]
-    for path in found:
-        if path not in kept:
-            shutil.rmtree(path)
+    _drop_old(directory, target, keep_every)
 
 
 def newest(directory: RunDirectory, spec: TrainingSpec) -> Path | None:
     """The newest whole checkpoint of this spec, or None."""
+    return next(whole(directory, spec), None)
+
+
+def whole(directory: RunDirectory, spec: TrainingSpec) -> Iterator[Path]:
+    """The whole checkpoints of this spec, newest first."""
     digest = spec_sha256(spec)
     for path in reversed(_steps(directory)):
         if _is_whole(path) and _is_of(path, digest):
-            return path
-    return None
+            yield path
+
+
+def drop(path: Path) -> None:
+    """Delete a checkpoint that turned out not to be what it claims."""
+    shutil.rmtree(path)
 
 
 def step_of(path: Path) -> int:
@@ -124,25 +169,39 @@ def step_of(path: Path) -> int:
     return _progress(path).step
 
 
-def restore(path: Path, state: TrainingState) -> None:
-    """Put a whole checkpoint's content in place of a fresh state's."""
-    progress = _progress(path)
+def probe_of(path: Path) -> float | None:
+    """The probe recorded in a whole checkpoint; None where an older trainer took it."""
+    return _progress(path).probe
+
+
+def restore_lora(path: Path, state: TrainingState) -> None:
+    """Put a whole checkpoint's LoRA, and nothing else of it, in place of a state's."""
     with torch.no_grad():
-        for name, tensor in read_tensors(path / ADAPTER).items():
+        for name, tensor in read_tensors(path / CHECKPOINT_LORA).items():
             state.parameters[name].copy_(tensor)
+
+
+def restore(path: Path, state: TrainingState) -> None:
+    """Put a whole checkpoint's content in place of a state's, be that fresh or further on."""
+    progress = _progress(path)
+    restore_lora(path, state)
+    state.optimizer.zero_grad()
+    state.optimizer.state.clear()
     for key, tensor in read_tensors(path / OPTIMIZER).items():
         name, _, entry = key.rpartition(".")
         parameter = state.parameters[name]
         state.optimizer.state[parameter][entry] = tensor.to(parameter.device)
     state.randomness.restore(read_tensors(path / RANDOMNESS))
-    state.lr_scheduler.load_state_dict(progress.lr_scheduler)
-    for group, lr in zip(state.optimizer.param_groups, state.lr_scheduler.get_last_lr(), strict=True):
-        group["lr"] = lr
+    restore_schedule(state.lr_scheduler, progress.lr_scheduler)
+    state.optimizer.param_groups[0].update(progress.optimizer)
     state.step, state.losses = progress.step, progress.losses
+    state.usual_loss, state.diverged_at = progress.usual_loss, progress.diverged_at
 
 
-def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec) -> None:
-    write_tensors(folder / ADAPTER, state.parameters)
+def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, beside: Beside) -> None:
+    write_tensors(folder / CHECKPOINT_LORA, state.parameters, dict(beside.header))
+    for index, picture in enumerate(beside.samples):
+        write_png(folder / CHECKPOINT_SAMPLE.format(index), picture)
     write_tensors(folder / OPTIMIZER, _optimizer_tensors(state))
     write_tensors(folder / RANDOMNESS, state.randomness.tensors())
     progress = Progress(
@@ -150,6 +209,10 @@ def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec) -> None
         step=state.step,
         losses=state.losses,
         lr_scheduler=state.lr_scheduler.state_dict(),
+        optimizer=numbers(state.optimizer),
+        usual_loss=state.usual_loss,
+        diverged_at=state.diverged_at,
+        probe=beside.probe,
     )
     write_atomic(folder / PROGRESS, msgspec.json.encode(progress))
 
@@ -158,17 +221,26 @@ def _optimizer_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{entry}": tensor
         for name, parameter in state.parameters.items()
-        for entry, tensor in state.optimizer.state[parameter].items()
+        for entry, tensor in state.optimizer.state.get(parameter, {}).items()
     }
 
 
 def _check_reads_back(folder: Path, state: TrainingState) -> None:
-    saved = read_tensors(folder / ADAPTER)
+    saved = read_tensors(folder / CHECKPOINT_LORA)
     same = saved.keys() == state.parameters.keys() and all(
         torch.equal(saved[name], parameter.detach().cpu()) for name, parameter in state.parameters.items()
     )
     if not same or not _is_whole(folder):
         raise OSError(f"the checkpoint in {folder} does not read back as it was written")
+
+
+def _drop_old(directory: RunDirectory, newest: Path, keep_every: int) -> None:
+    found = _steps(directory)
+    upto = [path for path in reversed(found) if path <= newest]
+    kept = {path for newer, path in enumerate(upto) if stays(_step_in_name(path), newer, keep_every)}
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -199,3 +271,7 @@ def _progress(folder: Path) -> Progress:
 def _steps(directory: RunDirectory) -> list[Path]:
     """Checkpoint directories, oldest first, whole or not."""
     return sorted(directory.checkpoints.glob("step-*"))
+
+
+def _step_in_name(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

@@ -53,23 +53,34 @@ def provenance(spec: TrainingSpec) -> Provenance:
         base=spec.base,
         preparation=spec.preparation,
         settings=spec.settings,
-        pictures=tuple(LearnedFrom(picture.sha256, picture.caption) for picture in spec.pictures),
+        pictures=tuple(LearnedFrom(picture.sha256, picture.caption) for picture in spec.learned),
         sample=spec.sample,
         versions=library_versions(),
     )
+
+
+def lora_header(adapters: Adapters, spec: TrainingSpec) -> dict[str, str]:
+    """What the file of the attached LoRA says of itself: how it is to be loaded, and where it comes from."""
+    return adapters.metadata() | {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
 
 
 def export_lora(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
     """Write the attached LoRA in diffusers layout and verify the file.
 
     Raises:
-        RunFailed: a weight is not finite.
+        RunFailed: a weight is not finite; nothing is written then.
         OSError: the file could not be written, or does not read back as written.
     """
     weights = adapters.parameters()
-    header = adapters.metadata() | {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
-    write_tensors(path, weights, header)
+    if broken := not_finite(weights):
+        raise RunFailed(Reason.DIVERGED, f"the trained weight {broken} is not finite; try a lower learning_rate")
+    write_tensors(path, weights, lora_header(adapters, spec))
     _verify(path, weights)
+
+
+def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the first weight that holds a number that is not finite, or None."""
+    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
 
 
 def file_record(path: Path, root: Path) -> FileRecord:
@@ -79,8 +90,7 @@ def file_record(path: Path, root: Path) -> FileRecord:
 
 def _verify(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     written = read_tensors(path)
-    for name, tensor in written.items():
-        if not torch.isfinite(tensor).all():
-            raise RunFailed(Reason.DIVERGED, f"the trained weight {name} is not finite; try a lower learning_rate")
-    if written.keys() != weights.keys():
+    if written.keys() != weights.keys() or not all(
+        torch.equal(written[name], weight.detach().cpu()) for name, weight in weights.items()
+    ):
         raise OSError(f"{path} does not hold the weights that were written to it")

@@ -1,36 +1,36 @@
 """One training run, from pictures to a verified LoRA, top to bottom."""
 
-import math
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.drawing import sample_request
-from maquette.core.lifecycle import Reason
-from maquette.core.progress import Phase, Started
+from maquette.core.progress import MemoryTaken, Phase, Started
 from maquette.core.rundir import Manifest
-from maquette.core.specs import TrainingSettings
-from maquette.families.base import Adapters, Objective, Part, load_family
+from maquette.core.specs import SampleSpec, TrainingSettings
+from maquette.families.base import Adapters, Objective, Part, Pipeline, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
+from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
-from maquette.trainer.export import export_lora, file_record, library_versions
-from maquette.trainer.failures import RunFailed, StopRequested
-from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
+from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
+from maquette.trainer.evaluation import Evaluation
+from maquette.trainer.export import export_lora, file_record, library_versions, lora_header
+from maquette.trainer.failures import StopRequested
+from maquette.trainer.keeping import Keeper
+from maquette.trainer.memory import PeakMeter, memory_errors, plan_run, recompute_activations
+from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.residency import Residency
 from maquette.trainer.sampling import class_examples
-
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""By this name only can the CPU allocator's error be told from other RuntimeErrors."""
 
 
 def run(attempt: Attempt) -> None:
@@ -40,33 +40,38 @@ def run(attempt: Attempt) -> None:
         StopRequested: it was asked to stop, and what it has learned is in a checkpoint.
         RunFailed, BrokenBase, UnknownName, OSError: it can't go on.
     """
-    directory, training, reporter = attempt.directory, attempt.training, attempt.reporter
+    training, reporter = attempt.training, attempt.reporter
     settings = training.settings
     device = torch.device(attempt.spec.device)
     _work_deterministically(device)
-    resume_from = checkpoint.newest(directory, training)
+    resume_from = checkpoint.newest(attempt.directory, training)
     done = checkpoint.step_of(resume_from) if resume_from else 0
-    reporter.say(Started(at=time.time(), resumed_from=done if resume_from else None, versions=library_versions()))
+    reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
 
     def between() -> None:
         attempt.supervision.check(done)
 
-    with _memory_errors(device):
+    with memory_errors(device):
+        plan = plan_run(attempt, load_spec(training.base.family).memory, device)
+        meter = PeakMeter(device)
+
         reporter.phase(Phase.PREPARE)
         store = open_store(attempt, device)
-        instances = prepare(attempt, store, between)
+        prepared = list(zip(training.pictures, prepare(attempt, store, between), strict=True))
+        instances = [example for picture, example in prepared if not picture.held_out]
+        held_out = [example for picture, example in prepared if picture.held_out]
         between()
         _check_base(attempt)
         family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
-        residency = Residency.suited(pipeline, device)
+        residency = Residency(pipeline, device, together=plan.together)
         tell_cut_captions(attempt, pipeline)
 
         reporter.phase(Phase.CACHE)
         classes = class_examples(pipeline, training, residency.bring)
         examples = EncodedExamples.encode(
             pipeline,
-            [*instances, *classes],
+            [*instances, *classes, *held_out],
             train_text_encoder=settings.train_text_encoder,
             between=between,
             store=store,
@@ -75,97 +80,149 @@ def run(attempt: Attempt) -> None:
 
         reporter.phase(Phase.TRAIN)
         randomness = Randomness(settings.seed, len(instances), len(classes), device)
-        residency.bring(Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
+        at_work = (Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
+        residency.bring(*at_work)
         adapters = family.adapters(pipeline)
         adapters.attach(settings)
+        if plan.gradient_checkpointing:
+            recompute_activations(pipeline)
+        objective = family.objective(pipeline)
         state = fresh_state(adapters, settings, randomness)
-        if resume_from:
-            checkpoint.restore(resume_from, state)
-        train(attempt, state, examples, family.objective(pipeline))
+        measured = range(len(instances) + len(classes), len(examples.examples))
+        keeper = Keeper(
+            attempt,
+            Evaluation(examples, objective, measured, settings.seed, device),
+            lora_header(adapters, training),
+            partial(_draw, pipeline, residency, at_work),
+        )
+        keeper.resume(state)
+        train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch)
+        reporter.say(MemoryTaken(at=time.time(), peak_bytes=meter.bytes, needed_bytes=plan.needed))
 
         reporter.phase(Phase.SAMPLE)
-        sample = directory.samples / "final.png"
         residency.bring(*Part)
-        write_png(sample, pipeline.draw(sample_request(training.sample)))
+        sample = pipeline.draw(sample_request(training.sample))
         attempt.supervision.check(state.step)
 
         reporter.phase(Phase.EXPORT)
-        weights = directory.output / "lora.safetensors"
-        export_lora(weights, adapters, training)
-        manifest = Manifest(
-            weights=file_record(weights, directory.root),
-            sample=file_record(sample, directory.root),
-            finished_at=int(time.time()),
-            steps=state.step,
-            final_loss=state.recent_loss,
-        )
-        directory.write(directory.manifest, manifest)
+        finish(attempt, state, adapters, sample)
 
 
-def train(attempt: Attempt, state: TrainingState, examples: EncodedExamples, objective: Objective) -> None:
+def train(
+    attempt: Attempt,
+    state: TrainingState,
+    examples: EncodedExamples,
+    objective: Objective,
+    keeper: Keeper,
+    meter: PeakMeter,
+    *,
+    micro_batch: int,
+) -> None:
     """Take optimiser steps until all are done; a checkpoint every so often, at a stop request and at the end.
 
     With prior preservation a batch holds as many class pictures as pictures, and their loss is added with its
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
+    Args:
+        micro_batch: rows shown at once. A step means the same whatever it is: gradients add up to its whole batch's.
+
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
-        RunFailed: the loss or its gradient is not finite.
+        RunFailed: the run has diverged twice, see `trainer.divergence`.
     """
-    settings, random = attempt.training.settings, state.randomness
+    settings, random, device = attempt.training.settings, state.randomness, state.randomness.device
     parameters = list(state.parameters.values())
+    if state.step == 0:
+        keeper.keep_beginning(state)
     while state.step < settings.max_train_steps:
         began = time.monotonic()
 
+        # What is learned from in this step, and the share that each row's loss has in the step's.
         rows = random.instances.take(settings.train_batch_size)
+        shares = [1 / len(rows)] * len(rows)
         if settings.with_prior_preservation:
             rows += [random.instances.length + row for row in random.classes.take(settings.train_batch_size)]
-        with working(random.device):
-            batches = examples.batches(rows, random.noise, random.device)
-            losses = torch.cat([objective.losses(*batch, random.noise) for batch in batches])
-        loss = losses[: settings.train_batch_size].mean()
-        if settings.with_prior_preservation:
-            loss = loss + settings.prior_loss_weight * losses[settings.train_batch_size :].mean()
+            shares += [settings.prior_loss_weight / settings.train_batch_size] * settings.train_batch_size
 
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-        _check_finite(state.step + 1, loss.item(), norm.item())
-        lr = float(state.lr_scheduler.get_last_lr()[0])
+        # Forward and backward. A further term of the loss is added where the objective's are weighed.
+        loss = torch.zeros((), device=device)
+        for begin in range(0, len(rows), micro_batch):
+            part = slice(begin, begin + micro_batch)
+            with working(device):
+                batches = examples.batches(rows[part], random.noise, device)
+                losses = torch.cat([objective.losses(*batch, random.noise) for batch in batches])
+            weighed = torch.dot(losses, torch.tensor(shares[part], device=device))
+            weighed.backward()
+            loss += weighed.detach()
+
+        # Read once a step, and no more: a processor that reads from a device waits for all that it has to do.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
+        step_loss, grad_norm = torch.stack([loss, norm]).tolist()
+        if trouble := trouble_with_step(state.step + 1, step_loss, grad_norm):
+            step_back(attempt, state, state.step + 1, trouble)
+            continue
+
+        lr = used_rate(state.optimizer)
         state.optimizer.step()
         state.lr_scheduler.step()
         state.optimizer.zero_grad()
-        state.record(loss.item())
-
+        state.record(step_loss)
         attempt.reporter.step(
             step=state.step,
             total_steps=settings.max_train_steps,
-            loss=loss.item(),
+            loss=step_loss,
             lr=lr,
             seconds=time.monotonic() - began,
+            grad_norm=grad_norm,
+            peak_bytes=meter.bytes,
         )
+
         stopping = attempt.supervision.stop_requested
         finished = state.step == settings.max_train_steps
         if stopping or finished or state.step % attempt.spec.checkpoint_every == 0:
-            checkpoint.save(attempt.directory, state, attempt.training)
-            attempt.reporter.checkpoint(state.step)
+            if trouble := trouble_with_state(state):
+                step_back(attempt, state, state.step, trouble)
+                continue
+            keeper.keep(state)
         if stopping:
             raise StopRequested(state.step)
         time.sleep(attempt.spec.step_delay)
 
 
+def finish(attempt: Attempt, state: TrainingState, adapters: Adapters, sample: Image.Image) -> None:
+    """Write what a run is for, and last of all the manifest that makes it true.
+
+    Raises:
+        RunFailed: a weight is not finite.
+        OSError: a file could not be written, or does not read back as written.
+    """
+    directory = attempt.directory
+    picture, weights = directory.samples / "final.png", directory.output / "lora.safetensors"
+    write_png(picture, sample)
+    export_lora(weights, adapters, attempt.training)
+    manifest = Manifest(
+        weights=file_record(weights, directory.root),
+        sample=file_record(picture, directory.root),
+        finished_at=int(time.time()),
+        steps=state.step,
+        final_loss=state.recent_loss,
+    )
+    directory.write(directory.manifest, manifest)
+
+
 def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Randomness) -> TrainingState:
-    """An untrained LoRA with its optimiser and schedule."""
+    """An untrained LoRA with its optimiser and schedule; another optimiser is added in `trainer.optim`."""
     parameters = adapters.parameters()
     optimizer = build_optimizer(parameters.values(), settings)
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
 
 
-def _check_finite(step: int, loss: float, norm: float) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunFailed(
-            Reason.DIVERGED,
-            f"the loss of step {step} is {loss}, its gradient's norm {norm}; try a lower learning_rate",
-        )
+def _draw(pipeline: Pipeline, residency: Residency, at_work: tuple[Part, ...], sample: SampleSpec) -> Image.Image:
+    """A picture between two steps, when nothing of a step is in memory; then the device is as training needs it."""
+    residency.bring(*Part)
+    picture = pipeline.draw(sample_request(sample))
+    residency.bring(*at_work)
+    return picture
 
 
 def _check_base(attempt: Attempt) -> None:
@@ -181,15 +238,3 @@ def _check_base(attempt: Attempt) -> None:
 def _work_deterministically(device: torch.device) -> None:
     """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-
-
-@contextmanager
-def _memory_errors(device: torch.device) -> Generator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error
-    except RuntimeError as error:
-        if CPU_OUT_OF_MEMORY not in str(error):
-            raise
-        raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error

@@ -51,12 +51,12 @@ class Prodigy(Optimizer):
         """Take a step along the gradients of the parameters that have one."""
         loss = closure() if closure else None
         for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            trained: list[torch.Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
             if trained and group["lr"] > 0:
                 self._step_group(group, trained)
         return loss
 
-    def _step_group(self, group: dict[str, Any], trained: list[Parameter]) -> None:
+    def _step_group(self, group: dict[str, Any], trained: list[torch.Tensor]) -> None:
         first, second = group["betas"]
         decay, d = math.sqrt(second), group["d"]
         states = [self._state_of(parameter) for parameter in trained]
@@ -86,7 +86,7 @@ class Prodigy(Optimizer):
         torch._foreach_mul_(trained, 1 - rate * group["weight_decay"])
         torch._foreach_addcdiv_(trained, means, spread, value=-rate)
 
-    def _state_of(self, parameter: Parameter) -> dict[str, torch.Tensor]:
+    def _state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.state[parameter]
         if not state:
             state["initial"] = parameter.detach().clone()

@@ -45,9 +45,30 @@ class Reporter:
         """Something about the pictures or captions that the owner should know."""
         self.say(Found(at=time.time(), finding=finding))
 
-    def step(self, *, step: int, total_steps: int, loss: float, lr: float, seconds: float) -> None:
-        """One optimiser step is done."""
-        self.say(Step(at=time.time(), step=step, total_steps=total_steps, loss=loss, lr=lr, seconds=seconds))
+    def step(
+        self,
+        *,
+        step: int,
+        total_steps: int,
+        loss: float,
+        lr: float,
+        seconds: float,
+        grad_norm: float,
+        peak_bytes: int,
+    ) -> None:
+        """One optimiser step is done; see `Step`."""
+        self.say(
+            Step(
+                at=time.time(),
+                step=step,
+                total_steps=total_steps,
+                loss=loss,
+                lr=lr,
+                seconds=seconds,
+                grad_norm=grad_norm,
+                peak_bytes=peak_bytes,
+            )
+        )
 
     def checkpoint(self, step: int) -> None:
         """A checkpoint is whole and verified."""

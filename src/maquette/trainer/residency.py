@@ -1,17 +1,13 @@
-"""Which parts of a pipeline are on the device: all where there is room for them, else those at work.
+"""Which parts of a pipeline are on the device: all where the run's plan has room for them, else those at work.
 
 The others wait in host memory. A large family's text encoders take gigabytes that its denoiser needs for training.
 """
 
 from collections.abc import Set
-from typing import Self
 
 import torch
 
 from maquette.families.base import Part, Pipeline
-
-SHARE = 0.25
-"""Of a device's memory that all parts together may lie in, if they are to stay beside what training needs."""
 
 
 class Residency:
@@ -28,12 +24,6 @@ class Residency:
         self._there: Set[Part] = frozenset(Part)
         self._together = together
 
-    @classmethod
-    def suited(cls, pipeline: Pipeline, device: torch.device) -> Self:
-        """Keep the parts together where they are few bytes beside the device's, or where the device is the host."""
-        together = device.type != "cuda" or size(pipeline) <= SHARE * torch.cuda.mem_get_info(device)[1]
-        return cls(pipeline, device, together=together)
-
     def bring(self, *parts: Part) -> None:
         """Have these parts on the device and, unless all stay together, no others. Costs nothing where they are."""
         if self._together or self._there == set(parts):
@@ -49,13 +39,3 @@ class Residency:
             for module in modules[part]:
                 module.to(self._device)
         self._there = frozenset(parts)
-
-
-def size(pipeline: Pipeline) -> int:
-    """Bytes of all weights and buffers of a pipeline."""
-    return sum(
-        tensor.nbytes
-        for modules in pipeline.modules.values()
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
-    )

@@ -9,13 +9,15 @@ from msgspec.structs import replace
 from torch.nn import Parameter
 
 from maquette.core.files import file_sha256
-from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
-from maquette.core.specs import LrScheduler, TrainingSpec
+from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
+from maquette.core.specs import LrScheduler, Optimizer, TrainingSpec
+from maquette.core.weights import read_header
 from maquette.testing.factories import training_spec
 from maquette.trainer import checkpoint
-from maquette.trainer.checkpoint import RECENT_LOSSES, TrainingState
-from maquette.trainer.optim import build_lr_scheduler, build_optimizer
+from maquette.trainer.checkpoint import RECENT_LOSSES, Beside, TrainingState
+from maquette.trainer.optim import build_lr_scheduler, build_optimizer, numbers
 from maquette.trainer.randomness import Randomness
+from maquette.trainer.tensors import read_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -49,6 +51,10 @@ def take_steps(state: TrainingState, count: int) -> None:
         state.record(loss.item())
 
 
+def keep(directory: RunDirectory, state: TrainingState, *, keep_every: int = 0) -> None:
+    checkpoint.save(directory, state, SPEC, Beside(header={"made": "here"}, probe=0.25), keep_every=keep_every)
+
+
 def everything(state: TrainingState) -> dict[str, object]:
     """What a state holds, in a form that compares."""
     return {
@@ -68,7 +74,7 @@ def everything(state: TrainingState) -> dict[str, object]:
 def test_a_restored_run_goes_on_as_if_never_interrupted(directory: RunDirectory) -> None:
     straight = fresh_state()
     take_steps(straight, 5)
-    checkpoint.save(directory, straight, SPEC)
+    keep(directory, straight)
     take_steps(straight, 6)
     straight_end = everything(straight)
 
@@ -85,16 +91,64 @@ def test_a_restored_run_goes_on_as_if_never_interrupted(directory: RunDirectory)
 def test_a_checkpoint_holds_no_pickle(directory: RunDirectory) -> None:
     state = fresh_state()
     take_steps(state, 1)
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     assert {file.suffix for file in directory.checkpoint(1).iterdir()} == {".safetensors", ".json"}
     assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_every_so_manyth_checkpoint_stays_for_good(directory: RunDirectory) -> None:
+    state = fresh_state()
+    keep(directory, state, keep_every=2)
+    for _ in range(7):
+        take_steps(state, 1)
+        keep(directory, state, keep_every=2)
+    kept = sorted(path.name for path in directory.checkpoints.iterdir())
+    assert kept == ["step-000002", "step-000004", "step-000006", "step-000007"]
+
+
+def test_a_run_is_taken_back_to_its_beginning_and_repeats_itself(directory: RunDirectory) -> None:
+    state = fresh_state()
+    keep(directory, state)
+    before = everything(state)
+    take_steps(state, 3)
+    first = everything(state)
+    path = checkpoint.newest(directory, SPEC)
+    assert path is not None
+    checkpoint.restore(path, state)
+    assert everything(state) == before
+    take_steps(state, 3)
+    assert everything(state) == first
+
+
+def test_prodigy_goes_on_as_if_never_interrupted(directory: RunDirectory) -> None:
+    spec = replace(SPEC, settings=replace(SPEC.settings, optimizer=Optimizer.PRODIGY))
+    straight = fresh_state(spec)
+    take_steps(straight, 5)
+    keep(directory, straight)
+    take_steps(straight, 4)
+    resumed = fresh_state(spec)
+    checkpoint.restore(directory.checkpoint(5), resumed)
+    take_steps(resumed, 4)
+    assert everything(resumed) == everything(straight)
+    assert numbers(resumed.optimizer) == numbers(straight.optimizer)
+    assert numbers(resumed.optimizer)["numerator"] != 0
+
+
+def test_its_lora_is_a_file_of_its_own_and_its_probe_is_told(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    keep(directory, state)
+    lora = directory.checkpoint(1) / CHECKPOINT_LORA
+    assert read_header(lora).metadata == {"made": "here"}
+    assert set(read_tensors(lora)) == {"a.weight", "b.weight"}
+    assert checkpoint.probe_of(directory.checkpoint(1)) == 0.25
 
 
 def test_the_newest_two_stay(directory: RunDirectory) -> None:
     state = fresh_state()
     for _ in range(4):
         take_steps(state, 1)
-        checkpoint.save(directory, state, SPEC)
+        keep(directory, state)
     assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step-000003", "step-000004"]
 
 
@@ -103,8 +157,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(directory: RunDirector
     state = fresh_state()
     for _ in range(2):
         take_steps(state, 1)
-        checkpoint.save(directory, state, SPEC)
-    weights = directory.checkpoint(2) / checkpoint.ADAPTER
+        keep(directory, state)
+    weights = directory.checkpoint(2) / CHECKPOINT_LORA
     manifest = directory.checkpoint(2) / CHECKPOINT_MANIFEST
     match damage:
         case "cut off":
@@ -123,20 +177,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(directory: RunDirector
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(directory: RunDirectory) -> None:
     state = fresh_state()
     take_steps(state, 1)
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     (directory.checkpoint(1) / checkpoint.OPTIMIZER).unlink()
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     assert checkpoint.newest(directory, SPEC) == directory.checkpoint(1)
 
 
 def test_a_damaged_checkpoint_ahead_takes_nobodys_place(directory: RunDirectory) -> None:
     ahead, state = fresh_state(), fresh_state()
     take_steps(ahead, 5)
-    checkpoint.save(directory, ahead, SPEC)
+    keep(directory, ahead)
     (directory.checkpoint(5) / checkpoint.OPTIMIZER).unlink()
     for _ in range(3):
         take_steps(state, 1)
-        checkpoint.save(directory, state, SPEC)
+        keep(directory, state)
     assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step-000002", "step-000003"]
 
 
@@ -144,7 +198,7 @@ def test_a_checkpoint_of_another_version_is_passed_over(directory: RunDirectory)
     state = fresh_state()
     for _ in range(2):
         take_steps(state, 1)
-        checkpoint.save(directory, state, SPEC)
+        keep(directory, state)
     newest = directory.checkpoint(2)
     (newest / checkpoint.PROGRESS).write_bytes(b'{"from": "the future"}')
     files = tuple(
@@ -159,18 +213,18 @@ def test_a_checkpoint_of_another_version_is_passed_over(directory: RunDirectory)
 def test_what_a_killed_trainer_left_half_written_is_no_checkpoint(directory: RunDirectory) -> None:
     state = fresh_state()
     take_steps(state, 1)
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     whole = directory.checkpoint(1)
     shutil.move(whole, whole.with_name(f"{checkpoint.PARTIAL}{whole.name}"))
     assert checkpoint.newest(directory, SPEC) is None
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
 
 
 def test_a_checkpoint_of_another_spec_is_not_ours(directory: RunDirectory) -> None:
     state = fresh_state()
     take_steps(state, 1)
-    checkpoint.save(directory, state, SPEC)
+    keep(directory, state)
     assert checkpoint.newest(directory, replace(SPEC, settings=replace(SPEC.settings, seed=2))) is None
 
 
@@ -181,3 +235,13 @@ def test_only_recent_losses_are_kept() -> None:
     assert state.step == RECENT_LOSSES + 10
     assert state.losses == [float(loss) for loss in range(10, RECENT_LOSSES + 10)]
     assert state.recent_loss == pytest.approx(34.5)
+
+
+def test_the_usual_loss_is_that_of_the_first_steps() -> None:
+    state = fresh_state()
+    for loss in range(RECENT_LOSSES - 1):
+        state.record(float(loss))
+    assert state.usual_loss is None
+    for _ in range(20):
+        state.record(1000.0)
+    assert state.usual_loss == pytest.approx((sum(range(RECENT_LOSSES - 1)) + 1000) / RECENT_LOSSES)

@@ -16,7 +16,7 @@ def test_each_message_is_a_line_that_others_can_read_at_once(tmp_path: Path) -> 
     with Reporter(path) as reporter:
         reporter.phase(Phase.TRAIN)
         assert [type(message) for message in lines(path)] == [PhaseBegan]
-        reporter.step(step=1, total_steps=2, loss=0.5, lr=0.1, seconds=0.2)
+        reporter.step(step=1, total_steps=2, loss=0.5, lr=0.1, seconds=0.2, grad_norm=1.5, peak_bytes=9)
         reporter.note("words", "0.png")
         reporter.finding(finding(FindingCode.BLURRED, "words", "0.png"))
         reporter.checkpoint(2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maquette.families.base import Part
-from maquette.trainer.residency import Residency, size
+from maquette.trainer.residency import Residency
 
 pytestmark = pytest.mark.torch
 
@@ -67,19 +67,3 @@ class TestApart:
 def test_together_nothing_is_ever_moved(parts: Parts) -> None:
     apart(parts, together=True).bring(Part.AUTOENCODER)
     assert parts.moves() == 0
-
-
-def test_on_the_host_all_stay_together(parts: Parts) -> None:
-    Residency.suited(parts, torch.device("cpu")).bring(Part.DENOISER)  # pyright: ignore[reportArgumentType]
-    assert parts.moves() == 0
-
-
-@pytest.mark.parametrize(("total", "stay"), [(4 * 128, True), (4 * 128 - 1, False)])
-def test_they_stay_together_where_they_are_small_beside_the_device(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, total: int, stay: bool
-) -> None:
-    """Four layers of eight numbers are 128 bytes."""
-    assert size(parts) == 128  # pyright: ignore[reportArgumentType]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, total))
-    Residency.suited(parts, CUDA).bring(Part.DENOISER)  # pyright: ignore[reportArgumentType]
-    assert (parts.moves() == 0) == stay

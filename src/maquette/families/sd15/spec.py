@@ -2,6 +2,7 @@
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout
 from maquette.core.specs import FamilyDefaults
+from maquette.families.memory import MemoryModel, PartModel
 from maquette.families.registry import FamilySpec
 
 SPEC = FamilySpec(
@@ -19,6 +20,17 @@ SPEC = FamilySpec(
             "tokenizer": ComponentLayout("tokenizer_config.json", weights=False),
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
+    ),
+    # Parameters as the shapes of Stable Diffusion 1.5 say; activations as an H200 took them at 512 pixels in bfloat16,
+    # batch 1 (benchmarks/results/train_loop_sd15_sd15_cuda.json).
+    memory=MemoryModel(
+        denoiser=PartModel(("unet",), 859_520_964),
+        text_encoders=PartModel(("text_encoder",), 123_060_480),
+        autoencoder=PartModel(("vae",), 83_653_863),
+        lora_per_rank=898_176,
+        text_encoder_lora_per_rank=73_728,
+        activations=2_900,
+        recomputed=900,
     ),
     pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
     objective="maquette.families.sd15.objective:Sd15Objective",

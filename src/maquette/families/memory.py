@@ -1,0 +1,190 @@
+"""How much memory training takes, and how a run that would take too much is made leaner. Torch-free.
+
+The family's model and the base's own size decide before anything is loaded; a run then tells what it really took.
+"""
+
+from collections.abc import Iterator
+from math import prod, sqrt
+from pathlib import Path
+
+from msgspec import Struct
+
+from maquette.core.specs import Optimizer, TrainingSpec
+from maquette.core.weights import read_header
+
+FLOAT32 = 4
+"""Bytes of a number. LoRAs, their gradients and an optimiser's moments are kept in it everywhere."""
+USABLE = 0.9
+"""Of what is free: the rest is for what the model does not know of, and for a device's own bookkeeping."""
+MOMENTS = {Optimizer.ADAMW: 2, Optimizer.PRODIGY: 4}
+"""Numbers that an optimiser keeps for each weight."""
+
+
+class PartModel(Struct, frozen=True):
+    """A part of a base: the folders it lies in, and how many parameters the published one has."""
+
+    components: tuple[str, ...]
+    parameters: int
+
+
+class MemoryModel(Struct, frozen=True, kw_only=True):
+    """What training on a family's published bases takes.
+
+    Attributes:
+        denoiser, text_encoders, autoencoder: the parts.
+        lora_per_rank, text_encoder_lora_per_rank: parameters of a LoRA of rank 1.
+        activations: numbers kept for the backward pass, for each pixel of each picture that is shown at once.
+        recomputed: the same with gradient checkpointing (Chen et al. 2016, arXiv:1604.06174).
+    """
+
+    denoiser: PartModel
+    text_encoders: PartModel
+    autoencoder: PartModel
+    lora_per_rank: int
+    text_encoder_lora_per_rank: int
+    activations: int
+    recomputed: int
+
+
+class Sizes(Struct, frozen=True):
+    """Parameters of a base's parts."""
+
+    denoiser: int
+    text_encoders: int
+    autoencoder: int
+
+
+class MemoryPlan(Struct, frozen=True, kw_only=True):
+    """How a run is laid out.
+
+    Attributes:
+        together: whether all parts of the base stay on the device; else those that are not at work wait in the host's
+            memory.
+        gradient_checkpointing: whether activations are computed again in the backward pass instead of kept; a third
+            slower, the same numbers.
+        micro_batch: rows shown at once; a step adds up the gradients of as many as its batch needs.
+        needed: bytes that it should take.
+    """
+
+    together: bool
+    gradient_checkpointing: bool
+    micro_batch: int
+    needed: int
+
+
+class Layout(Struct, frozen=True, kw_only=True):
+    """What a plan is made for.
+
+    Attributes:
+        rows: of a step's batch, class pictures included.
+        pixels: of a picture.
+        weight_bytes: of a number of the denoiser and the text encoders.
+        on_host: whether the device's memory is the host's, so that moving a part away frees nothing.
+    """
+
+    spec: TrainingSpec
+    model: MemoryModel
+    sizes: Sizes
+    rows: int
+    pixels: int
+    weight_bytes: int
+    on_host: bool
+
+
+def layout_of(spec: TrainingSpec, model: MemoryModel, sizes: Sizes, *, weight_bytes: int, on_host: bool) -> Layout:
+    """What a run of this spec asks for."""
+    settings, preparation = spec.settings, spec.preparation
+    return Layout(
+        spec=spec,
+        model=model,
+        sizes=sizes,
+        rows=settings.train_batch_size * (2 if settings.with_prior_preservation else 1),
+        pixels=preparation.width * preparation.height,
+        weight_bytes=weight_bytes,
+        on_host=on_host,
+    )
+
+
+def choose(layout: Layout, free: int, *, leaner: int = 0) -> MemoryPlan:
+    """The first plan, from the fastest to the leanest, that fits into `free` bytes; the leanest where none does.
+
+    Args:
+        leaner: how many plans further, since runs of this task with better ones have run out of memory.
+    """
+    ladder = list(plans(layout))
+    fitting = next((rung for rung, plan in enumerate(ladder) if plan.needed <= USABLE * free), len(ladder) - 1)
+    return ladder[min(fitting + leaner, len(ladder) - 1)]
+
+
+def plans(layout: Layout) -> Iterator[MemoryPlan]:
+    """Every plan for a run, each leaner than the one before, and slower."""
+    together, recompute, rows = True, False, layout.rows
+    yield _plan(layout, together, recompute, rows)
+    if not layout.on_host:
+        together = False
+        yield _plan(layout, together, recompute, rows)
+    recompute = True
+    yield _plan(layout, together, recompute, rows)
+    while rows > 1:
+        rows = -(-rows // 2)
+        yield _plan(layout, together, recompute, rows)
+
+
+def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
+    """Parameters of a base's parts, from the headers of its weights.
+
+    Raises:
+        BrokenWeights: a file is no safetensors file.
+    """
+    return Sizes(*(_parameters(base, part) for part in (model.denoiser, model.text_encoders, model.autoencoder)))
+
+
+def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryPlan:
+    return MemoryPlan(
+        together=together,
+        gradient_checkpointing=recompute,
+        micro_batch=rows,
+        needed=max(_training_bytes(layout, together, recompute, rows), _drawing_bytes(layout)),
+    )
+
+
+def _training_bytes(layout: Layout, together: bool, recompute: bool, rows: int) -> int:
+    model, sizes, settings = layout.model, layout.sizes, layout.spec.settings
+    resting = sizes.denoiser * layout.weight_bytes
+    if together or settings.train_text_encoder:
+        resting += sizes.text_encoders * layout.weight_bytes
+    if together:
+        resting += sizes.autoencoder * FLOAT32
+    width = sqrt(sizes.denoiser / model.denoiser.parameters)
+    kept = model.recomputed if recompute else model.activations
+    return resting + _lora_bytes(layout, width) + int(kept * width * layout.pixels * rows * layout.weight_bytes)
+
+
+def _lora_bytes(layout: Layout, width: float) -> int:
+    """A LoRA, its gradients and the optimiser's moments.
+
+    Layers of a base that is not as wide as the published ones are so in proportion: its parameters grow with the square
+    of its width, a LoRA's and the activations with the width itself.
+    """
+    model, settings = layout.model, layout.spec.settings
+    weights = width * model.lora_per_rank * settings.lora_r
+    if settings.train_text_encoder:
+        weights += width * model.text_encoder_lora_per_rank * settings.lora_text_encoder_r
+    return int(weights * FLOAT32 * (2 + MOMENTS[settings.optimizer]))
+
+
+def _drawing_bytes(layout: Layout) -> int:
+    """All parts at once, which a sample is drawn with at the end."""
+    sizes = layout.sizes
+    return (sizes.denoiser + sizes.text_encoders) * layout.weight_bytes + sizes.autoencoder * FLOAT32
+
+
+def _parameters(base: Path, part: PartModel) -> int:
+    files = [file for component in part.components for file in _weights(base / component)]
+    return sum(prod(tensor.shape) for file in files for tensor in read_header(file).tensors.values())
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that are loaded of a component; a name with a dot in it is a variant beside them, such as `.fp16.`."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [file for file in files if "." not in file.stem] or files

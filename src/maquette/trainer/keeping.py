@@ -1,0 +1,97 @@
+"""Taking checkpoints, with all that goes with one; and going on from one that proves to be what it claims."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from maquette.core.progress import Resumed, Validated
+from maquette.core.specs import SampleSpec
+from maquette.trainer import checkpoint
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.checkpoint import Beside, TrainingState
+from maquette.trainer.evaluation import Evaluation
+
+TOLERANCES = {"cpu": 1e-4}
+"""How far a probe may be from the one recorded, as a share of it. On one machine's CPU they are equal to the bit;
+another processor's sums differ in their last digits."""
+DEVICE_TOLERANCE = 2e-2
+"""On other devices, whose kernels round in bfloat16 and in an order of their own."""
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Takes the checkpoints of a run.
+
+    Attributes:
+        header: of the LoRA's file.
+        draw: draws a sample with the LoRA as it stands.
+    """
+
+    attempt: Attempt
+    evaluation: Evaluation
+    header: Mapping[str, str]
+    draw: Callable[[SampleSpec], Image.Image]
+
+    def keep_beginning(self, state: TrainingState) -> None:
+        """Keep the state before the first step, so that what diverges at once has somewhere to go back to."""
+        self._save(state, ())
+        self._validate(state)
+
+    def keep(self, state: TrainingState) -> None:
+        """Take the checkpoint of a state, and tell.
+
+        Raises:
+            OSError: it could not be written; the older ones are still there.
+        """
+        # What drawing draws from torch's global source must not be missing in training.
+        with torch.random.fork_rng([state.randomness.device] if state.randomness.device.type == "cuda" else []):
+            samples = [self.draw(sample) for sample in self.attempt.training.checkpoint_samples]
+        self._save(state, samples)
+        self._validate(state)
+        self.attempt.reporter.checkpoint(state.step)
+
+    def resume(self, state: TrainingState) -> None:
+        """Go on from the newest checkpoint whose probe is as it was recorded; stay as it is where there is none.
+
+        One whose probe differs is dropped: its numbers are whole, but here they mean something else.
+        """
+        beginning = {name: parameter.detach().clone() for name, parameter in state.parameters.items()}
+        for path in checkpoint.whole(self.attempt.directory, self.attempt.training):
+            checkpoint.restore_lora(path, state)
+            if self._is_what_it_claims(path):
+                checkpoint.restore(path, state)
+                return
+            checkpoint.drop(path)
+        with torch.no_grad():
+            for name, values in beginning.items():
+                state.parameters[name].copy_(values)
+
+    def _is_what_it_claims(self, path: Path) -> bool:
+        step, recorded, computed = checkpoint.step_of(path), checkpoint.probe_of(path), self.evaluation.probe()
+        verified = recorded is not None and self._agree(recorded, computed)
+        if step > 0:
+            self.attempt.reporter.say(
+                Resumed(at=time.time(), step=step, verified=verified, recorded=recorded, computed=computed)
+            )
+        # One without a probe is an older trainer's: whole by its hashes, and never to be held against it.
+        return verified or recorded is None
+
+    def _save(self, state: TrainingState, samples: Sequence[Image.Image]) -> None:
+        beside = Beside(header=self.header, probe=self.evaluation.probe(), samples=samples)
+        checkpoint.save(
+            self.attempt.directory, state, self.attempt.training, beside, keep_every=self.attempt.spec.keep_every
+        )
+
+    def _validate(self, state: TrainingState) -> None:
+        loss = self.evaluation.validate()
+        if loss is not None:
+            self.attempt.reporter.say(Validated(at=time.time(), step=state.step, loss=loss))
+
+    def _agree(self, recorded: float, computed: float) -> bool:
+        tolerance = TOLERANCES.get(torch.device(self.attempt.spec.device).type, DEVICE_TOLERANCE)
+        return math.isclose(recorded, computed, rel_tol=tolerance)

@@ -1,0 +1,102 @@
+"""Plans for runs of Stable Diffusion 1.5 in its real size, without a byte of it."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from maquette.core.specs import Optimizer
+from maquette.families.memory import Layout, MemoryPlan, Sizes, choose, layout_of, measure_sizes, plans
+from maquette.families.sd15.spec import SPEC
+from maquette.testing.factories import training_spec
+
+MODEL = SPEC.memory
+PUBLISHED = Sizes(MODEL.denoiser.parameters, MODEL.text_encoders.parameters, MODEL.autoencoder.parameters)
+BFLOAT16, FLOAT32 = 2, 4
+PLENTY = 1 << 40
+
+
+def layout(*, on_host: bool = False, sizes: Sizes = PUBLISHED, side: int = 512, **settings: object) -> Layout:
+    spec = training_spec()
+    spec = replace(
+        spec,
+        preparation=replace(spec.preparation, width=side, height=side),
+        settings=replace(spec.settings, **settings),
+    )
+    return layout_of(spec, MODEL, sizes, weight_bytes=FLOAT32 if on_host else BFLOAT16, on_host=on_host)
+
+
+def needed(plan: MemoryPlan) -> float:
+    return plan.needed / 1e9
+
+
+def test_with_plenty_of_memory_nothing_is_given_up() -> None:
+    plan = choose(layout(train_batch_size=4), PLENTY)
+    assert (plan.together, plan.gradient_checkpointing, plan.micro_batch) == (True, False, 4)
+
+
+def test_the_estimate_is_near_what_was_measured() -> None:
+    """An H200 took 4.05 GB for this run (benchmarks/results/train_loop_sd15_sd15_cuda.json)."""
+    assert needed(choose(layout(), PLENTY)) == pytest.approx(4.05, rel=0.1)
+
+
+def test_each_plan_is_leaner_than_the_one_before() -> None:
+    found = list(plans(layout(train_batch_size=4, with_prior_preservation=True)))
+    assert [(plan.together, plan.gradient_checkpointing, plan.micro_batch) for plan in found] == [
+        (True, False, 8),
+        (False, False, 8),
+        (False, True, 8),
+        (False, True, 4),
+        (False, True, 2),
+        (False, True, 1),
+    ]
+    sizes = [plan.needed for plan in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_on_the_host_moving_parts_away_frees_nothing() -> None:
+    assert all(plan.together for plan in plans(layout(on_host=True, train_batch_size=4)))
+
+
+@pytest.mark.parametrize(("free", "rung"), [(20e9, 0), (8e9, 2), (3.5e9, 3), (1e9, 4)])
+def test_the_first_plan_that_fits_is_chosen_and_the_leanest_where_none_does(free: float, rung: int) -> None:
+    asked = layout(train_batch_size=4)
+    assert choose(asked, int(free)) == list(plans(asked))[rung]
+
+
+def test_a_run_that_ran_out_of_memory_is_planned_leaner() -> None:
+    asked = layout(train_batch_size=2)
+    ladder = list(plans(asked))
+    assert [choose(asked, PLENTY, leaner=tries) for tries in range(6)] == [*ladder, *[ladder[-1]] * (6 - len(ladder))]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"lora_r": 64}, {"train_text_encoder": True}, {"train_batch_size": 2}, {"optimizer": Optimizer.PRODIGY}],
+)
+def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, object]) -> None:
+    assert choose(layout(**setting), PLENTY).needed > choose(layout(), PLENTY).needed
+
+
+def test_a_small_base_takes_little() -> None:
+    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, PUBLISHED.autoencoder // 100)
+    assert choose(layout(sizes=small), PLENTY).needed < choose(layout(), PLENTY).needed / 8
+
+
+def test_sizes_are_read_from_the_weights_headers_without_variants(tmp_path: Path) -> None:
+    shapes = {"unet": [(2, 3)], "text_encoder": [(5,)], "vae": [(7,), (1, 4)]}
+    for component, tensors in shapes.items():
+        (tmp_path / component).mkdir()
+        for index, shape in enumerate(tensors):
+            write_header(tmp_path / component / f"model-{index}.safetensors", shape)
+    write_header(tmp_path / "unet" / "model.fp16.safetensors", (100,))
+    assert measure_sizes(tmp_path, MODEL) == Sizes(denoiser=6, text_encoders=5, autoencoder=11)
+
+
+def write_header(path: Path, shape: tuple[int, ...]) -> None:
+    """A whole safetensors file of one tensor."""
+    size = 4
+    for side in shape:
+        size *= side
+    entry = f'{{"a":{{"dtype":"F32","shape":{list(shape)},"data_offsets":[0,{size}]}}}}'.encode()
+    path.write_bytes(len(entry).to_bytes(8, "little") + entry + bytes(size))
