@@ -25,8 +25,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import StableDiffusionPipeline
 
 from machine import machine
 from maquette.core.drawing import DrawRequest
@@ -37,6 +36,7 @@ from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.inference.adapters import LoraStore
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.tensors import write_tensors
+from real_sizes import sd15_text_encoder, sd15_unet
 
 RANK = 16
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -115,30 +115,6 @@ def build_pipeline(folder: Path, *, small: bool) -> Sd15Pipeline:
     return Sd15Pipeline(
         StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True, safety_checker=None, **real)
     )
-
-
-@torch.no_grad()
-def sd15_unet() -> UNet2DConditionModel:
-    """SD 1.5's denoiser, 860 million random weights."""
-    config: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**config)
-    unet.to_empty(device="cpu")
-    for weight in unet.parameters():
-        weight.normal_(std=0.02)
-    return unet.eval()
-
-
-def sd15_text_encoder() -> CLIPTextModel:
-    """SD 1.5's text encoder, 123 million random weights."""
-    config: dict[str, Any] = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "projection_dim": 768,
-    }
-    return CLIPTextModel(CLIPTextConfig(**config)).eval()
 
 
 def write_lora(path: Path, adapters: Sd15Adapters, seed: int) -> str:

@@ -16,6 +16,7 @@ from maquette.core.rundir import Manifest
 from maquette.core.specs import TrainingSettings
 from maquette.families.base import Adapters, Objective, Pipeline, load_family
 from maquette.families.drawing import write_png
+from maquette.families.precision import working
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
@@ -68,7 +69,7 @@ def run(attempt: Attempt) -> None:
         randomness = Randomness(settings.seed, len(instances), len(classes), device)
         adapters = family.adapters(pipeline)
         adapters.attach(settings)
-        state = _fresh_state(adapters, settings, randomness)
+        state = fresh_state(adapters, settings, randomness)
         if resume_from:
             checkpoint.restore(resume_from, state)
         train(attempt, state, examples, family.objective(pipeline))
@@ -109,7 +110,7 @@ def train(attempt: Attempt, state: TrainingState, examples: EncodedExamples, obj
         rows = random.instances.take(settings.train_batch_size)
         if settings.with_prior_preservation:
             rows += [random.instances.length + row for row in random.classes.take(settings.train_batch_size)]
-        with _half_precision_where_fast(random.device):
+        with working(random.device):
             latents, conditioning = examples.batch(rows, random.noise)
             losses = objective.losses(latents, conditioning, random.noise)
         loss = losses[: settings.train_batch_size].mean()
@@ -142,7 +143,8 @@ def train(attempt: Attempt, state: TrainingState, examples: EncodedExamples, obj
         time.sleep(attempt.spec.step_delay)
 
 
-def _fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Randomness) -> TrainingState:
+def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Randomness) -> TrainingState:
+    """An untrained LoRA with its optimiser and schedule."""
     parameters = adapters.parameters()
     optimizer = build_optimizer(parameters.values(), settings)
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
@@ -195,11 +197,6 @@ def _note_long_prompts(attempt: Attempt, pipeline: Pipeline) -> None:
 def _work_deterministically(device: torch.device) -> None:
     """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-
-
-def _half_precision_where_fast(device: torch.device) -> torch.autocast:
-    """bfloat16 on CUDA. On CPUs it measured slower than float32 as soon as convolutions carry a LoRA."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 import torch
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
 from maquette.core.specs import TrainingSettings
@@ -46,6 +47,8 @@ class Sd15Adapters:
         if settings.train_text_encoder:
             config = _config(settings.lora_text_encoder_r, settings.lora_text_encoder_alpha, TEXT_ENCODER_TARGETS)
             self.text_encoder.add_adapter(config, TRAINED)
+        # The library makes them in the base's precision, in which an optimiser's small steps would be rounded away.
+        cast_training_params([self.unet, self.text_encoder], torch.float32)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The attached LoRA's weights by their names in the diffusers file layout, sorted by name."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from maquette.families.precision import working
 from maquette.families.sd15.samplers import Evaluation, plan, skipped_steps
 
 
@@ -29,11 +30,14 @@ class Denoiser:
     def __call__(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """What the denoiser says of latents that the scheduler has scaled for it, guided."""
         if self.guidance_scale <= 1:
-            return self.unet(scaled, timestep, encoder_hidden_states=self.prompt_embeds, return_dict=False)[0]
-        both = torch.cat([scaled] * 2)
-        said = self.unet(both, timestep, encoder_hidden_states=self.prompt_embeds, return_dict=False)[0]
-        unconditional, conditional = said.chunk(2)
+            return self._say(scaled, timestep)
+        unconditional, conditional = self._say(torch.cat([scaled] * 2), timestep).chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    def _say(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        with working(scaled.device):
+            said = self.unet(scaled, timestep, encoder_hidden_states=self.prompt_embeds, return_dict=False)[0]
+        return said.float()
 
 
 @dataclass(frozen=True)

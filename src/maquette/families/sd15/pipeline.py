@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
+from maquette.families.precision import resting, working
 from maquette.families.sd15.autoencoder import Autoencoder
 from maquette.families.sd15.conditioning import PromptEncoder
 from maquette.families.sd15.denoising import Denoiser, Denoising, Refiner
@@ -53,7 +54,7 @@ class Sd15Pipeline:
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Self:
-        """Load a base's folder in float32, whatever precision its files have.
+        """Load a base's folder in the device's precision, whatever its files have.
 
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
@@ -61,7 +62,7 @@ class Sd15Pipeline:
         try:
             parts = StableDiffusionPipeline.from_pretrained(
                 str(base),
-                dtype=torch.float32,
+                dtype={"default": resting(device), "vae": torch.float32},
                 local_files_only=True,
                 use_safetensors=True,
                 safety_checker=None,
@@ -80,9 +81,10 @@ class Sd15Pipeline:
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to `prompt_embeds` (prompts, tokens, width), the way drawing does."""
-        embeds, _ = self.parts.encode_prompt(
-            list(prompts), self.text_encoder.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
+        with working(self.text_encoder.device):
+            embeds, _ = self.parts.encode_prompt(
+                list(prompts), self.text_encoder.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
         return {"prompt_embeds": embeds}
 
     def fits(self, prompt: str) -> bool:
@@ -143,7 +145,9 @@ class Sd15Pipeline:
         )
         guided = request.guidance_scale > 1
         prompts = (request.negative_prompt, request.prompt) if guided else (request.prompt,)
-        return Denoiser(self.unet, encoder.encode(*prompts), request.guidance_scale)
+        with working(self.unet.device):
+            embeds = encoder.encode(*prompts)
+        return Denoiser(self.unet, embeds, request.guidance_scale)
 
     def _check_autoencoder(self, autoencoder: Autoencoder, request: DrawRequest) -> None:
         own, other = self.unet.config.in_channels, autoencoder.latent_channels
