@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def measure(
 def alone(begin: Callable[[], Iterator[Figures]], rounds: int, device: torch.device) -> Figures:
     """A loop with the device to itself, and the most memory that it took."""
     gc.collect()
+    synchronise(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     *_, figures = itertools.islice(begin(), rounds)
@@ -273,7 +275,7 @@ def fresh_state(family: Family, pipeline: Pipeline, run: RunDirectory, randomnes
 
 def encode(pipeline: Pipeline, pictures: Sequence[Path], side: int) -> EncodedExamples:
     """What the trainer caches."""
-    examples = [Example(to_pixels(opened(path, side)), PROMPT) for path in pictures]
+    examples = [Example(partial(opened, path, side), (PROMPT,)) for path in pictures]
     return EncodedExamples.encode(pipeline, examples, train_text_encoder=False, between=lambda: None)
 
 
