@@ -2,6 +2,7 @@
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout
 from maquette.core.specs import FamilyDefaults
+from maquette.families.lora_keys import ComponentKeys
 from maquette.families.registry import FamilySpec
 
 SPEC = FamilySpec(
@@ -20,6 +21,10 @@ SPEC = FamilySpec(
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
     ),
+    keys={
+        "unet": ComponentKeys(kohya=("lora_unet",)),
+        "text_encoder": ComponentKeys(kohya=("lora_te", "lora_te1"), level="text_model."),
+    },
     pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
     objective="maquette.families.sd15.objective:Sd15Objective",
     adapters="maquette.families.sd15.adapters:Sd15Adapters",
