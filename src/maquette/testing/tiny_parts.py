@@ -14,20 +14,18 @@ T5_POSITIONS = 512
 
 def tiny_autoencoder(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
     """An autoencoder whose latents are a quarter as wide and high as pictures."""
-    # Keywords through maps, here and below: the libraries' annotations are narrower than what they take.
-    return AutoencoderKL(
-        **{
-            "block_out_channels": (WIDTH, WIDTH, WIDTH),
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "latent_channels": latent_channels,
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-            "sample_size": 64,
-            "mid_block_add_attention": False,
-        },
-        **options,
-    )
+    # Keywords through a map: the library's annotations are narrower than what it takes.
+    config: dict[str, Any] = {
+        "block_out_channels": (WIDTH, WIDTH, WIDTH),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "latent_channels": latent_channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+        "mid_block_add_attention": False,
+    }
+    return AutoencoderKL(**config, **options)
 
 
 def tiny_clip(tokenizer: Any, layers: int = 1) -> CLIPTextConfig:

@@ -66,15 +66,27 @@ def export_lora(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
         RunFailed: a weight is not finite.
         OSError: the file could not be written, or does not read back as written.
     """
-    weights = adapters.parameters()
-    header = adapters.metadata() | {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
-    write_tensors(path, weights, header)
-    _verify(path, weights)
+    _write(path, adapters.parameters(), adapters.metadata(), spec)
+
+
+def export_kohya(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
+    """Write the attached LoRA as kohya's trainers do, for ComfyUI and the web interfaces, and verify the file.
+
+    Raises:
+        RunFailed, OSError: see `export_lora`.
+    """
+    _write(path, adapters.kohya(), {}, spec)
 
 
 def file_record(path: Path, root: Path) -> FileRecord:
     """A finished file as a manifest in `root` names it."""
     return FileRecord(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _write(path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, str], spec: TrainingSpec) -> None:
+    about = {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
+    write_tensors(path, weights, {**header, **about})
+    _verify(path, weights)
 
 
 def _verify(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

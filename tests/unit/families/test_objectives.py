@@ -28,7 +28,8 @@ class Silent:
 
 
 def scheduler(prediction_type: str = "epsilon") -> Any:
-    return DDPMScheduler(prediction_type=prediction_type)
+    config: dict[str, Any] = {"prediction_type": prediction_type}
+    return DDPMScheduler(**config)
 
 
 def losses(objective: NoisePrediction | RectifiedFlow) -> torch.Tensor:
