@@ -9,7 +9,7 @@ CLIENTS := .venv.clients
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-side-by-side constraints clean
+.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-side-by-side families constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-parity: install  ## ten models: drawn over the API as their trainers drew,
 
 bench-side-by-side: install  ## how much longer does a picture take while a training runs?
 	$(BIN)/python benchmarks/side_by_side.py
+
+families: install  ## every family against every check that a family must pass
+	$(BIN)/python -m maquette.testing.conformance
 
 constraints:  ## pin anew what everything there is resolves to, in a fresh environment
 	$(PYTHON) -m venv --clear $(VENV).pins

@@ -19,6 +19,9 @@ from maquette.families.registry import load_spec
 Conditioning: TypeAlias = dict[str, torch.Tensor]
 """What the denoiser is told besides latents and timesteps: named tensors whose first dimension counts prompts."""
 
+Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
+"""A denoiser: what it says of latents (pictures, channels, height, width) at timesteps, one for all or one for each."""
+
 
 @dataclass(frozen=True)
 class LatentPosterior:
@@ -130,6 +133,10 @@ class Adapters(Protocol):
 
     def metadata(self) -> dict[str, str]:
         """What a file of the attached LoRA must say in its header to be loaded as it was trained."""
+        ...
+
+    def kohya(self) -> dict[str, torch.Tensor]:
+        """The attached LoRA's weights as kohya's trainers name and scale them, which ComfyUI reads."""
         ...
 
     def read(self, path: str) -> LoadedLora:

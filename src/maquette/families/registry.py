@@ -11,6 +11,7 @@ from msgspec import Struct
 from maquette.core.basefolder import BaseLayout
 from maquette.core.registry import Registry
 from maquette.core.specs import FamilyDefaults
+from maquette.families.lora_keys import LoraKeys
 from maquette.families.memory import MemoryModel
 
 # Not structlog: commands set up no logs, and its lines would be among their answers on stdout, not on stderr.
@@ -27,6 +28,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
         licence: what its published bases' licences ask for, in a sentence; a base of one's own may differ.
         defaults: its answers for settings that a request leaves open.
         layout: what the folders of its bases look like.
+        keys: how LoRA files name the layers of its bases.
         memory: what training on its bases takes.
         pipeline, objective, adapters: where its parts are (`package.module:attribute`); their protocols are in
             `maquette.families.base`.
@@ -38,13 +40,22 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
     licence: str
     defaults: FamilyDefaults
     layout: BaseLayout
+    keys: LoraKeys
     memory: MemoryModel
     pipeline: str
     objective: str
     adapters: str
 
 
-FAMILIES = Registry("family", "maquette.families", {"sd15": "maquette.families.sd15.spec:SPEC"})
+FAMILIES = Registry(
+    "family",
+    "maquette.families",
+    {
+        "sd15": "maquette.families.sd15.spec:SPEC",
+        "sdxl": "maquette.families.sdxl.spec:SPEC",
+        "flux1": "maquette.families.flux1.spec:SPEC",
+    },
+)
 
 
 def load_spec(name: str) -> FamilySpec:

@@ -4,13 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
 
-WIDTH = 32
-"""Channels of everything; narrower ones fall off the convolution kernels' fast path and train slower."""
-POSITIONS = 77
+from maquette.testing.tiny_parts import WIDTH, letter_tokenizer, tiny_autoencoder, tiny_clip
 
 
 def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
@@ -24,30 +21,7 @@ def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int
         seed: decides its weights.
     """
     torch.manual_seed(seed)
-    tokenizer: Any = _tokenizer()
-    # Keywords through maps: the libraries' annotations are narrower than what they take.
-    vae: dict[str, Any] = {
-        "block_out_channels": (WIDTH, WIDTH, WIDTH),
-        "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "latent_channels": 4,
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "sample_size": 64,
-        "mid_block_add_attention": False,
-    }
-    text_encoder: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": POSITIONS,
-        "projection_dim": WIDTH,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    tokenizer = letter_tokenizer()
     unet: dict[str, Any] = {
         "sample_size": 16,
         "in_channels": 4,
@@ -67,8 +41,8 @@ def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int
         "steps_offset": 1,
     }
     parts: dict[str, Any] = {
-        "vae": AutoencoderKL(**vae),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_encoder)),
+        "vae": tiny_autoencoder(),
+        "text_encoder": CLIPTextModel(tiny_clip(tokenizer)),
         "tokenizer": tokenizer,
         "unet": UNet2DConditionModel(**unet),
         "scheduler": DDIMScheduler(**noise_schedule),
@@ -78,12 +52,3 @@ def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int
     }
     StableDiffusionPipeline(**parts).save_pretrained(folder, safe_serialization=True)
     return folder
-
-
-def _tokenizer() -> CLIPTokenizer:
-    """Reads any text letter by letter: every byte, and every byte that ends a word."""
-    letters = list(bytes_to_unicode().values())
-    symbols = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[], model_max_length=POSITIONS
-    )

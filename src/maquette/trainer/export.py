@@ -61,7 +61,7 @@ def provenance(spec: TrainingSpec) -> Provenance:
 
 def lora_header(adapters: Adapters, spec: TrainingSpec) -> dict[str, str]:
     """What the file of the attached LoRA says of itself: how it is to be loaded, and where it comes from."""
-    return adapters.metadata() | {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
+    return adapters.metadata() | _origin(spec)
 
 
 def export_lora(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
@@ -71,11 +71,16 @@ def export_lora(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
         RunFailed: a weight is not finite; nothing is written then.
         OSError: the file could not be written, or does not read back as written.
     """
-    weights = adapters.parameters()
-    if broken := not_finite(weights):
-        raise RunFailed(Reason.DIVERGED, f"the trained weight {broken} is not finite; try a lower learning_rate")
-    write_tensors(path, weights, lora_header(adapters, spec))
-    _verify(path, weights)
+    _write(path, adapters.parameters(), lora_header(adapters, spec))
+
+
+def export_kohya(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
+    """Write the attached LoRA as kohya's trainers do, for ComfyUI and the web interfaces, and verify the file.
+
+    Raises:
+        RunFailed, OSError: see `export_lora`.
+    """
+    _write(path, adapters.kohya(), _origin(spec))
 
 
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
@@ -86,6 +91,17 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
 def file_record(path: Path, root: Path) -> FileRecord:
     """A finished file as a manifest in `root` names it."""
     return FileRecord(path=path.relative_to(root).as_posix(), size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _origin(spec: TrainingSpec) -> dict[str, str]:
+    return {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
+
+
+def _write(path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
+    if broken := not_finite(weights):
+        raise RunFailed(Reason.DIVERGED, f"the trained weight {broken} is not finite; try a lower learning_rate")
+    write_tensors(path, weights, dict(header))
+    _verify(path, weights)
 
 
 def _verify(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

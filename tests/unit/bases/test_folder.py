@@ -99,10 +99,10 @@ def test_an_index_that_is_no_json_is_told(folder: Path) -> None:
         inspect(folder)
 
 
-@pytest.mark.parametrize("pipeline", ["StableDiffusionXLPipeline", "FluxPipeline", "UnheardOfPipeline", None, 3])
+@pytest.mark.parametrize("pipeline", ["StableDiffusion3Pipeline", "QwenImagePipeline", "UnheardOfPipeline", None, 3])
 def test_a_pipeline_of_no_family_here_is_refused_with_those_there_are(folder: Path, pipeline: object) -> None:
     (folder / "model_index.json").write_text(json.dumps(DECLARED | {"_class_name": pipeline}))
-    with pytest.raises(BrokenBase, match=r"; this installation has sd15 \(StableDiffusionPipeline\)"):
+    with pytest.raises(BrokenBase, match=r"; this installation has sd15 \(StableDiffusionPipeline\), sdxl"):
         inspect(folder)
 
 

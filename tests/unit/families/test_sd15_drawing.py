@@ -18,9 +18,10 @@ from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.families.base import BadPicture, NotFinite, Unsupported
-from maquette.families.sd15.conditioning import PromptEncoder, _weighted
-from maquette.families.sd15.pipeline import Sd15Pipeline, enlarged
-from maquette.families.sd15.samplers import build_scheduler
+from maquette.families.conditioning import PromptEncoder, _weighted, last_layer
+from maquette.families.latent_pipeline import enlarged
+from maquette.families.samplers import build_scheduler
+from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 
 pytestmark = pytest.mark.torch
@@ -64,6 +65,12 @@ def bundled() -> Sd15Pipeline:
 
 def use(folder: Path) -> BaseUse:
     return BaseUse(str(folder), "as registered")
+
+
+def encoding(pipeline: Sd15Pipeline, **options: Any) -> Callable[..., torch.Tensor]:
+    """What encodes prompts to draw with."""
+    encoder = PromptEncoder(pipeline.parts.tokenizer, pipeline.text_encoder, read=last_layer, **options)
+    return lambda *prompts: encoder.encode(*prompts).embeds
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -149,22 +156,19 @@ class TestPlain:
 
 
 class TestPrompts:
-    def encoder(self, pipeline: Sd15Pipeline, **options: Any) -> PromptEncoder:
-        return PromptEncoder(pipeline.parts.tokenizer, pipeline.text_encoder, **options)
-
     @pytest.mark.parametrize("prompt", ["", "a red circle", "a red, round circle: on blue!  "])
     def test_short_ones_are_encoded_as_in_training(self, bundled: Sd15Pipeline, prompt: str) -> None:
-        assert torch.equal(self.encoder(bundled).encode(prompt), bundled.encode_prompts([prompt])["prompt_embeds"])
+        assert torch.equal(encoding(bundled)(prompt), bundled.encode_prompts([prompt])["prompt_embeds"])
 
     def test_one_as_long_as_the_text_encoder_reads_is_one_chunk(self, bundled: Sd15Pipeline) -> None:
         longest = " ".join(["red"] * 75)
         assert bundled.fits(longest)
-        embeds = self.encoder(bundled).encode(longest)
+        embeds = encoding(bundled)(longest)
         assert torch.equal(embeds, bundled.encode_prompts([longest])["prompt_embeds"])
-        assert self.encoder(bundled).encode(f"{longest} blue").shape[1] == 2 * 77
+        assert encoding(bundled)(f"{longest} blue").shape[1] == 2 * 77
 
     def test_longer_ones_are_read_to_their_end(self, bundled: Sd15Pipeline) -> None:
-        encode = self.encoder(bundled).encode
+        encode = encoding(bundled)
         long = " ".join(["red"] * 75 + ["blue"])
         embeds = encode("green", long)
         assert embeds.shape[:2] == (2, 2 * 77)
@@ -172,14 +176,14 @@ class TestPrompts:
         assert torch.equal(embeds[1:], torch.cat([encode(" ".join(["red"] * 75)), encode("blue")], dim=1))
 
     def test_a_break_begins_a_chunk(self, bundled: Sd15Pipeline) -> None:
-        encode = self.encoder(bundled).encode
+        encode = encoding(bundled)
         assert torch.equal(encode("red BREAK blue"), torch.cat([encode("red"), encode("blue")], dim=1))
         assert torch.equal(encode("BREAK blue"), torch.cat([encode(""), encode("blue")], dim=1))
         long = " ".join(["red"] * 76)
         assert encode(f"{long} BREAK blue").shape[1] == 3 * 77
 
     def test_weights_act_on_their_words_and_keep_the_size(self, bundled: Sd15Pipeline) -> None:
-        encode = self.encoder(bundled).encode
+        encode = encoding(bundled)
         plain, weighted = encode("a red circle"), encode("a (red:1.5) circle")
         factors = (weighted / plain)[0].median(dim=1).values
         assert weighted.abs().mean().item() == pytest.approx(plain.abs().mean().item(), rel=1e-5)
@@ -213,8 +217,8 @@ class TestPrompts:
         tokens = bundled.parts.tokenizer(["a cat"], padding="max_length", return_tensors="pt").input_ids
         hidden = bundled.text_encoder(tokens, output_hidden_states=True).hidden_states
         wanted = bundled.text_encoder.final_layer_norm(hidden[1])
-        assert torch.equal(self.encoder(bundled, clip_skip=2).encode("a cat"), wanted)
-        assert not torch.equal(self.encoder(bundled).encode("a cat"), wanted)
+        assert torch.equal(encoding(bundled, clip_skip=2)("a cat"), wanted)
+        assert not torch.equal(encoding(bundled)("a cat"), wanted)
 
     def test_clip_skip_must_leave_a_layer(self, pipeline: Sd15Pipeline) -> None:
         with pytest.raises(Unsupported, match="clip_skip 2: this base's text encoder has 1 layers"):
@@ -254,9 +258,9 @@ class TestEmbeddings:
         assert same(drawn, pipeline.draw(replace(REQUEST, negative_prompt="(cat:1.4)")))
 
     def test_it_is_not_cut_at_the_end_of_a_chunk(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
-        encoder = PromptEncoder(pipeline.parts.tokenizer, pipeline.text_encoder, embeddings=(cat,))
-        alone = torch.cat([encoder.encode("a" * 73), encoder.encode("cat")], dim=1)
-        assert torch.equal(encoder.encode("a" * 73 + r" my-cat\(1\)"), alone)
+        encode = encoding(pipeline, embeddings=(cat,))
+        alone = torch.cat([encode("a" * 73), encode("cat")], dim=1)
+        assert torch.equal(encode("a" * 73 + r" my-cat\(1\)"), alone)
 
     @pytest.mark.parametrize(
         ("tensors", "words"),

@@ -2,6 +2,7 @@
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout
 from maquette.core.specs import FamilyDefaults
+from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
 from maquette.families.registry import FamilySpec
 
@@ -21,6 +22,10 @@ SPEC = FamilySpec(
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
     ),
+    keys={
+        "unet": ComponentKeys(kohya=("lora_unet",)),
+        "text_encoder": ComponentKeys(kohya=("lora_te", "lora_te1"), level="text_model."),
+    },
     # Parameters as the shapes of Stable Diffusion 1.5 say; activations as an H200 took them at 512 pixels in bfloat16,
     # batch 1 (benchmarks/results/train_loop_sd15_sd15_cuda.json).
     memory=MemoryModel(

@@ -6,9 +6,9 @@ AUTOMATIC1111 web interface does; the denoiser attends to any number of them.
 
 import itertools
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import safetensors.torch
 import torch
@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import EmbeddingUse
-from maquette.core.embeddings import vector_names
+from maquette.core.embeddings import OF_TWO_ENCODERS, vector_names
 from maquette.families.base import Unsupported
-from maquette.families.sd15.prompts import parse
+from maquette.families.prompts import parse
 
 
 class Token(NamedTuple):
@@ -29,13 +29,26 @@ class Token(NamedTuple):
     weight: float
 
 
+class Said(NamedTuple):
+    """What a text encoder says of prompts: of each token (prompts, tokens, width), and as a whole (prompts, width)."""
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor
+
+
+Read: TypeAlias = Callable[[Any, torch.Tensor, int], Said]
+"""How a text encoder is read: it, tokens (prompts, tokens), and how many of its last layers are left out, plus one."""
+
+
 class PromptEncoder:
-    """A base's text encoder for one picture.
+    """A base's text encoder of CLIP's kind (Radford et al. 2021, arXiv:2103.00020) for one picture.
 
     Args:
         tokenizer, text_encoder: the base's; both stay as they are.
+        read: which of its layers the denoiser was trained with.
         clip_skip: as published, 1 leaves no layer out.
         embeddings: further words.
+        tensor: of this encoder's vectors in embeddings for several encoders; None where it is the only one.
 
     Raises:
         Unsupported: the text encoder has no more than `clip_skip` - 1 layers.
@@ -43,29 +56,40 @@ class PromptEncoder:
     """
 
     def __init__(
-        self, tokenizer: Any, text_encoder: Any, *, clip_skip: int = 1, embeddings: Sequence[EmbeddingUse] = ()
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        *,
+        read: Read,
+        clip_skip: int = 1,
+        embeddings: Sequence[EmbeddingUse] = (),
+        tensor: str | None = None,
     ) -> None:
         layers = text_encoder.config.num_hidden_layers
         if clip_skip > layers:
             raise Unsupported(f"clip_skip {clip_skip}: this base's text encoder has {layers} layers, one must be left")
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
+        self.read = read
         self.clip_skip = clip_skip
+        self.tensor = tensor
         self.chunk_size: int = tokenizer.model_max_length - 2
         self.vectors = {use.word.lower(): self._read_embedding(use) for use in embeddings}
         # The longest first, so that a word that begins with another is found whole.
         words = "|".join(re.escape(word) for word in sorted(self.vectors, key=len, reverse=True))
         self.words = re.compile(rf"(?<!\w)({words})(?!\w)", re.IGNORECASE) if words else None
 
-    def encode(self, *prompts: str) -> torch.Tensor:
-        """Encode prompts (prompts, tokens, width); all get as many chunks as the longest, empty ones at the end."""
+    def encode(self, *prompts: str) -> Said:
+        """Encode prompts; all get as many chunks as the longest, empty ones at the end. The first speaks for all."""
         chunked = [self._chunks(prompt) for prompt in prompts]
         longest = max(len(chunks) for chunks in chunked)
         rows = [
-            torch.cat([self._encode_chunk(chunk) for chunk in [*chunks, *[[]] * (longest - len(chunks))]], dim=1)
-            for chunks in chunked
+            [self._encode_chunk(chunk) for chunk in [*chunks, *[[]] * (longest - len(chunks))]] for chunks in chunked
         ]
-        return torch.cat(rows)
+        return Said(
+            torch.cat([torch.cat([said.embeds for said in row], dim=1) for row in rows]),
+            torch.cat([row[0].pooled for row in rows]),
+        )
 
     def _read_embedding(self, use: EmbeddingUse) -> torch.Tensor:
         """An embedding's vectors (vectors, width)."""
@@ -74,9 +98,13 @@ class PromptEncoder:
         except (OSError, SafetensorError) as error:
             raise BrokenBase(f"the embedding {use.path} can't be read: {error}") from error
         names = vector_names(tensors)
-        if len(names) != 1:
-            raise BrokenBase(f"the embedding {use.path} holds {len(names)} tensors of vectors; known are files of one")
-        vectors = tensors[names[0]]
+        mine = [name for name in names if self.tensor in (None, name)]
+        if len(mine) != 1:
+            known = "one" if self.tensor is None else " and ".join(OF_TWO_ENCODERS)
+            raise BrokenBase(
+                f"the embedding {use.path} holds {len(names)} tensors of vectors; known are files of {known}"
+            )
+        vectors = tensors[mine[0]]
         vectors = vectors.float().reshape(-1, vectors.shape[-1] if vectors.ndim else 1)
         width = self.text_encoder.config.hidden_size
         if vectors.shape[1] != width:
@@ -111,27 +139,43 @@ class PromptEncoder:
             ids = self.tokenizer(part, add_special_tokens=False, truncation=False, verbose=False).input_ids
             yield from ([Token(number, None, weight)] for number in ids)
 
-    def _encode_chunk(self, chunk: Sequence[Token]) -> torch.Tensor:
-        """What the text encoder makes of one chunk (1, tokens, width)."""
+    def _encode_chunk(self, chunk: Sequence[Token]) -> Said:
+        """What the text encoder makes of one chunk."""
         tokenizer = self.tokenizer
         padding = [tokenizer.pad_token_id] * (self.chunk_size - len(chunk))
         ids = [tokenizer.bos_token_id, *(token.number for token in chunk), tokenizer.eos_token_id, *padding]
         # The first position is that of the beginning's own token.
         vectors = {place: token.vector for place, token in enumerate(chunk, start=1) if token.vector is not None}
         with _placed(self.text_encoder.get_input_embeddings(), vectors):
-            embeds = self._run(torch.tensor([ids], device=self.text_encoder.device))
+            said = self.read(self.text_encoder, torch.tensor([ids], device=self.text_encoder.device), self.clip_skip)
         if all(token.weight == 1 for token in chunk):
-            return embeds
+            return said
         weights = torch.ones(len(ids))
         weights[1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
-        return _weighted(embeds, weights.to(embeds))
+        return Said(_weighted(said.embeds, weights.to(said.embeds)), said.pooled)
 
-    def _run(self, ids: torch.Tensor) -> torch.Tensor:
-        if self.clip_skip == 1:
-            return self.text_encoder(ids)[0]
-        hidden = self.text_encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
-        # Libraries differ in whether there is a level of this name between.
-        return getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(hidden)
+
+def last_layer(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> Said:
+    """The last layer that is not left out, normed as the last of all is."""
+    said = text_encoder(tokens, output_hidden_states=clip_skip > 1)
+    if clip_skip == 1:
+        return Said(said.last_hidden_state, said.pooler_output)
+    hidden = said.hidden_states[-clip_skip]
+    # Libraries differ in whether there is a level of this name between.
+    return Said(getattr(text_encoder, "text_model", text_encoder).final_layer_norm(hidden), said.pooler_output)
+
+
+def layer_before(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> Said:
+    """The layer before the last that is not left out, as it is."""
+    said = text_encoder(tokens, output_hidden_states=True)
+    # Where the encoder ends in a projection its answer begins with the projected whole.
+    pooled = said.text_embeds if hasattr(said, "text_embeds") else said.pooler_output
+    return Said(said.hidden_states[-(clip_skip + 1)], pooled)
+
+
+def reads_whole(tokenizer: Any, prompt: str, most: int | None = None) -> bool:
+    """Whether a prompt has no more tokens than `most`; None is what the tokenizer says of its text encoder."""
+    return len(tokenizer(prompt, truncation=False).input_ids) <= (most or tokenizer.model_max_length)
 
 
 def _weighted(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from maquette.core.drawing import Sampler
-from maquette.families.sd15.samplers import LEAST_SIGNAL, Evaluation, build_scheduler, plan, skipped_steps
+from maquette.families.samplers import LEAST_SIGNAL, Evaluation, build_scheduler, plan, skipped_steps
 
 pytestmark = pytest.mark.torch
 

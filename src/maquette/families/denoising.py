@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from maquette.families.base import Conditioning, Predict
 from maquette.families.precision import working
-from maquette.families.sd15.samplers import Evaluation, plan, skipped_steps
+from maquette.families.samplers import Evaluation, plan, skipped_steps
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,12 @@ class Denoiser:
     """A base's denoiser and what it is told.
 
     Attributes:
-        prompt_embeds: of the negative prompt and the prompt, in this order (2, tokens, width); where guidance is none,
-            of the prompt alone.
-        guidance_scale: 1 or less is no guidance.
+        conditioning: of the negative prompt and the prompt, in this order; where guidance is none, of the prompt alone.
+        guidance_scale: of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598); 1 or less is none.
     """
 
-    unet: Any
-    prompt_embeds: torch.Tensor
+    predict: Predict
+    conditioning: Conditioning
     guidance_scale: float
 
     def __call__(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ class Denoiser:
 
     def _say(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         with working(scaled.device):
-            said = self.unet(scaled, timestep, encoder_hidden_states=self.prompt_embeds, return_dict=False)[0]
+            said = self.predict(scaled, timestep, self.conditioning)
         return said.float()
 
 
@@ -53,29 +53,31 @@ class Denoising:
     """How one picture is denoised, in however many passes.
 
     Attributes:
-        new_scheduler: makes the scheduler of one pass.
+        new_scheduler: makes the scheduler of one pass over latents of a shape.
         refiner: takes over at one level of noise, so a pass that begins below it is the refiner's from the start.
+        device: where latents are.
         random: of all noise, on the CPU.
         stepped: called after each step.
     """
 
-    new_scheduler: Callable[[], Any]
+    new_scheduler: Callable[[tuple[int, ...]], Any]
     steps: int
     denoiser: Denoiser
     refiner: Refiner | None
+    device: torch.device
     random: torch.Generator
     stepped: Callable[[], None]
 
     def from_noise(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Latents of this shape, from nothing but noise."""
-        scheduler = self.new_scheduler()
-        evaluations = plan(scheduler, self.steps, 0, self._device)
+        scheduler = self.new_scheduler(shape)
+        evaluations = plan(scheduler, self.steps, 0, self.device)
         return self._run(scheduler, evaluations, self._noise(shape) * scheduler.init_noise_sigma)
 
     def from_latents(self, latents: torch.Tensor, strength: float) -> torch.Tensor:
         """Latents drawn anew over `strength` (0..1) of the steps; with less than one step they stay as they are."""
-        scheduler = self.new_scheduler()
-        evaluations = plan(scheduler, self.steps, skipped_steps(self.steps, strength), self._device)
+        scheduler = self.new_scheduler(tuple(latents.shape))
+        evaluations = plan(scheduler, self.steps, skipped_steps(self.steps, strength), self.device)
         if not evaluations:
             return latents
         first = evaluations[0].timestep.reshape(1)
@@ -97,10 +99,5 @@ class Denoising:
             return self.refiner.denoiser
         return self.denoiser
 
-    @property
-    def _device(self) -> torch.device:
-        return self.denoiser.prompt_embeds.device
-
     def _noise(self, shape: tuple[int, ...]) -> torch.Tensor:
-        embeds = self.denoiser.prompt_embeds
-        return randn_tensor(shape, generator=self.random, device=embeds.device, dtype=embeds.dtype)
+        return randn_tensor(shape, generator=self.random, device=self.device, dtype=torch.float32)

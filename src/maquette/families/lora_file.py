@@ -1,13 +1,13 @@
-"""Reading a LoRA file for a Stable Diffusion base, and refusing it for every reason that would draw something else.
+"""LoRA files: read for a base, and refused for every reason that would draw something else; and written for others.
 
 Files come in diffusers' layout (`unet.….lora_A.weight`, or `….lora.down.weight` as older versions wrote), whose header
 may say how each component's LoRA was made, and in kohya's (`lora_unet_….lora_down.weight`, with a tensor `….alpha` a
-layer). kohya's names are the layers' own with their dots turned into underscores: they are looked up, not parsed.
+layer). Names are looked up among all that the base's layers can have (`maquette.families.lora_keys`), not parsed.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -23,11 +23,7 @@ from safetensors.torch import load_file
 from maquette.core.weights import BrokenWeights, read_header
 from maquette.families.base import UnmatchedLora
 from maquette.families.lora import Layer, LoadedLora, LoraLayer, divisor, shapes
-
-UNET = "unet"
-TEXT_ENCODER = "text_encoder"
-TEXT_MODEL = "text_model."
-"""Published LoRA files name the text encoder's layers below `text_model`; newer libraries leave that level out."""
+from maquette.families.lora_keys import LoraKeys, fused, spellings
 
 METADATA = "lora_adapter_metadata"
 """Header entry in which diffusers keeps each component's PEFT configuration."""
@@ -63,24 +59,25 @@ class Said(Struct, frozen=True):
     use_dora: bool = False
 
 
-def read_lora(path: str, layers: Mapping[str, Layer]) -> LoadedLora:
+def read_lora(path: str, layers: Mapping[str, Layer], keys: LoraKeys) -> LoadedLora:
     """Read a file into host memory in float32.
 
     Args:
         path: of the file.
-        layers: the base's, named `unet.…` and `text_encoder.…` without the level `text_model`.
+        layers: the base's, each behind its component's name and without the level that only files have.
+        keys: how files name them.
 
     Raises:
         UnmatchedLora: its keys match the base not at all, or only in part.
         BrokenWeights: it is no safetensors file, or holds numbers that are not finite.
         OSError: it can't be read.
     """
-    configs = _configs(path, read_header(Path(path)).metadata)
+    configs = _configs(path, read_header(Path(path)).metadata, keys)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise BrokenWeights(f"{path} can't be read: {error}") from error
-    found = _by_layer(path, tensors, _spellings(layers))
+    found = _by_layer(path, tensors, spellings(keys, layers), layers)
     _check_numbers(path, tensors)
     try:
         _check_whole(path, found, layers, configs)
@@ -89,35 +86,59 @@ def read_lora(path: str, layers: Mapping[str, Layer]) -> LoadedLora:
         raise BrokenWeights(f"{path}: a header with a pattern that can't be read: {error}") from error
 
 
-def _spellings(layers: Iterable[str]) -> dict[str, str]:
-    """A layer's name by every way in which files write it."""
-    spelled = {name: name for name in layers}
-    for name in layers:
-        component, _, rest = name.partition(".")
-        if component == TEXT_ENCODER:
-            spelled[f"{component}.{TEXT_MODEL}{rest}"] = name
-            flat = (TEXT_MODEL + rest).replace(".", "_")
-            spelled |= {f"lora_te_{flat}": name, f"lora_te1_{flat}": name}
-        else:
-            spelled[f"lora_{component}_{rest.replace('.', '_')}"] = name
-    return spelled
+def kohya_tensors(
+    loras: Mapping[str, LoraLayer], layers: Mapping[str, Layer], keys: LoraKeys
+) -> dict[str, torch.Tensor]:
+    """A LoRA's tensors as kohya's trainers name and scale them, `up(down(x)) * alpha / rank`.
+
+    Where several layers are one there, their matrices lie beside each other: the ranks add up, and with them alpha, so
+    that every layer is given what it had. All of them must then have one scale, as ours do.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parts in fused(keys, layers).items():
+        trained = [loras[part] for part in parts if part in loras]
+        if not trained:
+            continue
+        rank = sum(len(lora.down) for lora in trained)
+        tensors[f"{name}.lora_down.weight"] = torch.cat([lora.down for lora in trained])
+        tensors[f"{name}.lora_up.weight"] = trained[0].up if len(parts) == 1 else _side_by_side(parts, loras, layers)
+        tensors[f"{name}.alpha"] = torch.tensor(trained[0].alpha / trained[0].divisor * rank)
+    return tensors
+
+
+def _side_by_side(
+    parts: Sequence[str], loras: Mapping[str, LoraLayer], layers: Mapping[str, Layer]
+) -> torch.Tensor:
+    """The up matrices of layers that are one elsewhere (all outputs, all ranks), zero where one says nothing."""
+    rows = [torch.zeros(layers[part].weight.shape[0], 0) for part in parts]
+    for index, part in enumerate(parts):
+        if part in loras:
+            own = loras[part].up
+            rows = [
+                torch.cat([row, own if other == index else row.new_zeros(len(row), own.shape[1])], dim=1)
+                for other, row in enumerate(rows)
+            ]
+    return torch.cat(rows)
 
 
 def _by_layer(
-    path: str, tensors: Mapping[str, torch.Tensor], spelled: Mapping[str, str]
+    path: str, tensors: Mapping[str, torch.Tensor], spelled: Mapping[str, Sequence[str]], layers: Mapping[str, Layer]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each layer's tensors by what they are: down, up, and alpha where the file has one."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     foreign: list[str] = []
     for key, tensor in tensors.items():
         end = next((end for end in PARTS if key.endswith(end)), "")
-        name = spelled.get(key.removesuffix(end)) if end else None
-        if name is None:
+        names = spelled.get(key.removesuffix(end)) if end else None
+        if names is None:
             foreign.append(key)
-        elif PARTS[end] in found.setdefault(name, {}):
-            raise UnmatchedLora(f"{path}: has {key} a second time, in another layout")
-        else:
-            found[name][PARTS[end]] = tensor
+            continue
+        for name, own in zip(
+            names, _divided(path, key, tensor, PARTS[end], [layers[name] for name in names]), strict=True
+        ):
+            if PARTS[end] in found.setdefault(name, {}):
+                raise UnmatchedLora(f"{path}: has {key} a second time, in another layout")
+            found[name][PARTS[end]] = own
     if not tensors:
         raise UnmatchedLora(f"{path}: holds no weights")
     if foreign:
@@ -127,12 +148,24 @@ def _by_layer(
     return found
 
 
-def _configs(path: str, metadata: Mapping[str, str]) -> dict[str, LoraConfig]:
+def _divided(path: str, key: str, tensor: torch.Tensor, part: str, layers: Sequence[Layer]) -> Sequence[torch.Tensor]:
+    """A tensor for each of the layers that its name stands for: of their outputs each has its own, all else is all's."""
+    if part != "up" or len(layers) == 1:
+        return [tensor] * len(layers)
+    sizes = [layer.weight.shape[0] for layer in layers]
+    if tensor.ndim == 0 or len(tensor) != sum(sizes):
+        raise UnmatchedLora(
+            f"{path} does not fit this base: {key} is {tuple(tensor.shape)}, and stands for layers with {sizes} outputs"
+        )
+    return tensor.split(sizes)
+
+
+def _configs(path: str, metadata: Mapping[str, str], keys: LoraKeys) -> dict[str, LoraConfig]:
     """What the header says of each component's LoRA, read as PEFT reads it; nothing of those it does not mention."""
     configs: dict[str, LoraConfig] = {}
     try:
         entries: dict[str, object] = dict(json.loads(metadata.get(METADATA, "{}")))
-        for component in (UNET, TEXT_ENCODER):
+        for component in keys:
             start = f"{component}."
             said = {key.removeprefix(start): value for key, value in entries.items() if key.startswith(start)}
             if said:

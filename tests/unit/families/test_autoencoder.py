@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
-from maquette.families.sd15.autoencoder import MOST_PIXELS, OVERLAP, Autoencoder, in_tiles, starts
+from maquette.families.autoencoder import MOST_PIXELS, OVERLAP, Autoencoder, in_tiles, starts
 from maquette.families.sd15.pipeline import Sd15Pipeline
 
 pytestmark = pytest.mark.torch

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maquette.families.sd15.prompts import Piece, parse
+from maquette.families.prompts import Piece, parse
 
 SIGNS = "()[]\\"
 

@@ -1,4 +1,4 @@
-"""A Stable Diffusion base's autoencoder: between pictures and latents, in pieces where a picture is large."""
+"""A base's autoencoder: between pictures and latents, in pieces where a picture is large."""
 
 import itertools
 import math

@@ -1,0 +1,125 @@
+"""What training makes small, from the papers: the noise or velocity of diffusion, and the velocity of rectified flow."""
+
+from typing import Any, Protocol
+
+import torch
+from diffusers import DDPMScheduler
+from torch.nn.functional import mse_loss
+
+from maquette.core.basefolder import BrokenBase
+from maquette.families.base import Conditioning
+from maquette.families.flow import FlowSamplers
+
+
+class Predicting(Protocol):
+    """A pipeline, as far as an objective knows it."""
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """What the denoiser says of latents (pictures, channels, height, width) at timesteps (pictures)."""
+        ...
+
+
+class NoisePrediction:
+    """Mean squared error between what the denoiser predicts and what its base was trained to predict.
+
+    With latents x, noise e and the schedule's a = alpha-bar of the timestep, the denoiser sees
+    sqrt(a) x + sqrt(1 - a) e (Ho et al. 2020, arXiv:2006.11239, equation 4). The base's noise scheduler says what it
+    predicts: `epsilon` is e (the same paper, equation 14); `v_prediction` is sqrt(a) e - sqrt(1 - a) x
+    (Salimans & Ho 2022, arXiv:2202.00512, section 4).
+
+    Args:
+        pipeline: whose denoiser learns.
+        own: the base's noise scheduler.
+        snr_gamma: bounds a timestep's weight by its signal-to-noise ratio (min-SNR, Hang et al. 2023,
+            arXiv:2303.09556, section 3.4; the paper's value is 5). None weighs all timesteps alike.
+        noise_offset: standard deviation of what is added to the noise of each whole channel, so that pictures may
+            become darker and lighter as a whole (Guttenberg 2023, "Diffusion with offset noise").
+        zero_terminal_snr: trains down to no signal at all (Lin et al. 2023, arXiv:2305.08891, algorithm 1), also where
+            the base was not.
+
+    Raises:
+        BrokenBase: the base predicts something else, or predicts noise and is to be trained where there is only noise.
+    """
+
+    def __init__(
+        self,
+        pipeline: Predicting,
+        own: Any,
+        *,
+        snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+        zero_terminal_snr: bool = False,
+    ) -> None:
+        self.pipeline = pipeline
+        changes = {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
+        self.noise_scheduler: Any = DDPMScheduler.from_config(own.config, **changes)
+        self.prediction_type: str = self.noise_scheduler.config.prediction_type
+        self.snr_gamma = snr_gamma
+        self.noise_offset = noise_offset
+        if self.prediction_type not in {"epsilon", "v_prediction"}:
+            raise BrokenBase(
+                f"the base's noise scheduler has prediction_type {self.prediction_type!r}; "
+                "known are epsilon and v_prediction"
+            )
+        if zero_terminal_snr and self.prediction_type == "epsilon":
+            raise BrokenBase("zero_terminal_snr: the base predicts epsilon, which says nothing where all is noise")
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
+        """One loss for each of the latents (pictures, channels, height, width), at a random timestep each."""
+        noise = self._noise(latents, random)
+        last = self.noise_scheduler.config.num_train_timesteps
+        timesteps = torch.randint(0, last, latents.shape[:1], generator=random).to(latents.device)
+        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
+        prediction = self.pipeline.predict(noisy, timesteps, conditioning)
+        losses = _squared_error(prediction, self._target(latents, noise, timesteps))
+        return losses if self.snr_gamma is None else losses * self._weights(timesteps, self.snr_gamma)
+
+    def _noise(self, latents: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        noise = torch.randn(latents.shape, generator=random)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=random)
+        return noise.to(latents.device)
+
+    def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        if self.prediction_type == "epsilon":
+            return noise
+        return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+
+    def _weights(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+        """min(SNR, gamma) / SNR for noise, and / (SNR + 1) for velocities."""
+        signal = self.noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        snr = signal / (1 - signal)
+        return snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+
+
+class RectifiedFlow:
+    """Mean squared error between the denoiser's velocity and that of the straight way from picture to noise.
+
+    With latents x, noise e and a level s in (0, 1) the denoiser sees (1 - s) x + s e and predicts e - x (Liu et al.
+    2023, arXiv:2209.03003, equation 1, with its ends exchanged). Levels are logit-normal, so that the middle of the
+    way, where most is to be learned, comes most often (Esser et al. 2024, arXiv:2403.03206, equation 19, with mean 0
+    and deviation 1); and they are shifted towards noise as the base's pictures of this size are drawn (equation 23).
+
+    Args:
+        pipeline: whose denoiser learns; it is told s times the samplers' `timesteps`.
+        samplers: which know how levels are shifted.
+    """
+
+    def __init__(self, pipeline: Predicting, samplers: FlowSamplers) -> None:
+        self.pipeline = pipeline
+        self.samplers = samplers
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
+        """One loss for each of the latents (pictures, channels, height, width), at a random level each."""
+        noise = torch.randn(latents.shape, generator=random).to(latents.device)
+        levels = torch.randn(latents.shape[:1], generator=random).sigmoid().to(latents.device)
+        levels = self.samplers.shifted(levels, tuple(latents.shape))
+        share = levels.view(-1, 1, 1, 1)
+        noisy = (1 - share) * latents + share * noise
+        prediction = self.pipeline.predict(noisy, levels * self.samplers.timesteps, conditioning)
+        return _squared_error(prediction, noise - latents)
+
+
+def _squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over everything but the pictures, in float32."""
+    return mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))

@@ -1,0 +1,88 @@
+"""A Stable Diffusion XL base on a device: two text encoders, and a UNet that is also told of the picture's size."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from maquette.core.drawing import DrawRequest
+from maquette.core.embeddings import OF_TWO_ENCODERS
+from maquette.families.base import Conditioning
+from maquette.families.conditioning import PromptEncoder, Said, layer_before, reads_whole
+from maquette.families.denoising import Denoiser
+from maquette.families.latent_pipeline import LatentPipeline
+from maquette.families.precision import working
+from maquette.families.samplers import DiffusionSamplers
+
+
+class SdxlPipeline(LatentPipeline):
+    """Autoencoder, denoiser, both text encoders and noise schedule of one base, frozen (Podell et al. 2023,
+    arXiv:2307.01952).
+
+    Its conditioning is `prompt_embeds` (prompts, tokens, width of both encoders together) and `pooled_prompt_embeds`
+    (prompts, width of the second).
+    """
+
+    LIBRARY = StableDiffusionXLPipeline
+    ABSENT = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+
+    def __init__(self, parts: StableDiffusionXLPipeline) -> None:
+        text_encoders = [parts.text_encoder, parts.text_encoder_2]
+        super().__init__(parts, parts.unet, text_encoders, DiffusionSamplers(parts.scheduler))
+        self.unet = parts.unet
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts, the way drawing does."""
+        with working(self.reading_device):
+            embeds, _, pooled, _ = self.parts.encode_prompt(
+                list(prompts), device=self.reading_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt has no more tokens than either text encoder's positions."""
+        return all(reads_whole(tokenizer, prompt) for tokenizer in (self.parts.tokenizer, self.parts.tokenizer_2))
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """What the UNet says of latents (pictures, channels, height, width)."""
+        told = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": self._time_ids(latents)}
+        return self.unet(
+            latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False
+        )[0]
+
+    def denoiser_for(self, request: DrawRequest) -> Denoiser:
+        """The UNet with the request's prompts, the negative one where there is guidance."""
+        if request.guidance_scale <= 1:
+            return Denoiser(self.predict, self._encoded(request, request.prompt), request.guidance_scale)
+        conditioning = self._encoded(request, request.negative_prompt, request.prompt)
+        if not request.negative_prompt and self.parts.config.force_zeros_for_empty_prompt:
+            for told in conditioning.values():
+                told[0] = 0
+        return Denoiser(self.predict, conditioning, request.guidance_scale)
+
+    def _encoded(self, request: DrawRequest, *prompts: str) -> Conditioning:
+        first, second = (self._said(request, number, prompts) for number in range(2))
+        return {"prompt_embeds": torch.cat([first.embeds, second.embeds], dim=-1), "pooled_prompt_embeds": second.pooled}
+
+    def _said(self, request: DrawRequest, number: int, prompts: Sequence[str]) -> Said:
+        """What one of the text encoders says."""
+        encoder = PromptEncoder(
+            (self.parts.tokenizer, self.parts.tokenizer_2)[number],
+            self.text_encoders[number],
+            read=layer_before,
+            clip_skip=request.clip_skip,
+            embeddings=request.embeddings,
+            tensor=OF_TWO_ENCODERS[number],
+        )
+        with working(self.reading_device):
+            return encoder.encode(*prompts)
+
+    def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:
+        """The size a picture once had, where it was cropped, and its size now (the paper, section 2.2).
+
+        The base learned to tell small and cropped originals apart. Whoever draws wants neither, and whoever trains
+        wants a LoRA that is at its best when it draws: so all are told that they are whole and as large as they are.
+        """
+        scale = self.autoencoder.pixels_per_latent
+        size = [side * scale for side in latents.shape[2:]]
+        return torch.tensor([[*size, 0, 0, *size]], dtype=latents.dtype, device=latents.device).repeat(len(latents), 1)

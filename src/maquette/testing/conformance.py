@@ -1,0 +1,402 @@
+"""What every family must do, checked with real parts at a tiny size; a family that can't pass is not listed.
+
+`CHECKS` are the columns, families the rows: `make families` prints the table, and `tests/contract/test_families.py`
+asks for each cell. A package that brings a family runs the same checks on a `Subject` of its own.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+
+from maquette.bases.folder import inspect_base
+from maquette.core.drawing import DrawRequest
+from maquette.core.rundir import Manifest, RunDirectory
+from maquette.core.specs import TrainingSettings
+from maquette.core.weights import check_lora_keys
+from maquette.families.base import Adapters, Family, Pipeline, load_family
+from maquette.families.lora import LoadedLora, LoraLayer
+from maquette.families.lora_keys import fused
+from maquette.families.registry import FAMILIES, layouts, load_spec
+from maquette.testing.factories import training_spec
+from maquette.testing.runs import make_run, read_spec
+from maquette.testing.tiny_bases import TINY_BASES, TinyBase
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.loop import run
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
+from maquette.trainer.tensors import read_tensors, write_tensors
+
+CPU = torch.device("cpu")
+SIDE = 64
+REQUEST = DrawRequest(prompt="a photo of ohwx", width=SIDE, height=SIDE, steps=2, guidance_scale=3.0, seed=5)
+SETTINGS = replace(
+    training_spec().settings,
+    train_text_encoder=True,
+    lora_r=4,
+    lora_alpha=8,
+    lora_text_encoder_r=4,
+    lora_text_encoder_alpha=6,
+)
+SCALES = {SETTINGS.lora_alpha / SETTINGS.lora_r, SETTINGS.lora_text_encoder_alpha / SETTINGS.lora_text_encoder_r}
+DISTINCT = 0.5
+"""Mean difference of two pictures, in levels of 255, above which a LoRA acts."""
+OVERFIT_STEPS = 12
+OVERFIT_RATE = 1e-2
+OURS = "ours"
+"""What diffusers calls our LoRA."""
+NONE = "-"
+"""In a cell of the table: there is nothing to check."""
+LEARNED = 0.9
+"""Share of an untrained LoRA's loss below which one picture has been learned."""
+
+
+class Failed(AssertionError):
+    """A family does not do what it must; the words say what."""
+
+
+class NotApplicable(Exception):
+    """A check asks for what does not exist for a family."""
+
+
+class Subject:
+    """A family under test: its base is made once, and everything else as it is asked for.
+
+    Attributes:
+        name: registered in `FAMILIES`.
+        tiny: how a tiny base of it is made.
+        root: an empty folder for all that is written.
+    """
+
+    def __init__(self, name: str, tiny: TinyBase, root: Path) -> None:
+        self.name = name
+        self.tiny = tiny
+        self.root = root
+
+    @cached_property
+    def base(self) -> Path:
+        """The folder of a tiny base."""
+        return self.tiny.build(self.root / "base")
+
+    @cached_property
+    def family(self) -> Family:
+        """Its parts."""
+        return load_family(self.name)
+
+    def load(self) -> Pipeline:
+        """The base, untouched."""
+        return self.family.pipeline.load(self.base, CPU)
+
+    def attached(self, settings: TrainingSettings = SETTINGS) -> tuple[Pipeline, Adapters]:
+        """The base with an untrained LoRA."""
+        torch.manual_seed(1)
+        pipeline = self.load()
+        adapters = self.family.adapters(pipeline)
+        adapters.attach(settings)
+        return pipeline, adapters
+
+    def exported(self, seed: int) -> "Exported":
+        """A LoRA whose weights are all random, written in both layouts, and what it draws where it was trained."""
+        pipeline, adapters = self.attached()
+        random = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in adapters.parameters().values():
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
+        diffusers, kohya = (self.root / f"{seed}-{layout}.safetensors" for layout in ("diffusers", "kohya"))
+        write_tensors(diffusers, adapters.parameters(), adapters.metadata())
+        write_tensors(kohya, adapters.kohya())
+        return Exported(diffusers, kohya, pipeline.draw(REQUEST))
+
+    @cached_property
+    def first(self) -> "Exported":
+        """A LoRA."""
+        return self.exported(1)
+
+    def train(self, directory: RunDirectory) -> bytes:
+        """Carry out a run in this process; answer the LoRA's bytes."""
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        try:
+            with Reporter(directory.events) as reporter:
+                run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+        manifest = directory.read(directory.manifest, Manifest)
+        if manifest is None:
+            raise Failed("the run wrote no manifest")
+        return (directory.root / manifest.weights.path).read_bytes()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A LoRA's files, and what it drew before it was written."""
+
+    diffusers: Path
+    kohya: Path
+    picture: Image.Image
+
+
+def loads_a_folder(subject: Subject) -> None:
+    """A base is recognised by its folder, and draws."""
+    found = inspect_base(subject.base, layouts())
+    expect(found.family == subject.name, f"the folder was taken for one of {found.family}")
+    expect(subject.load().draw(REQUEST).size == (SIDE, SIDE), "the picture has another size than was asked for")
+
+
+def trains_two_steps(subject: Subject) -> None:
+    """The trainer's own loop ends in a whole, finite LoRA that has learned something."""
+    directory = make_run(subject.root / "two", subject.base, max_train_steps=2, train_text_encoder=True)
+    subject.train(directory)
+    tensors = read_tensors(directory.output / "lora.safetensors")
+    check_lora_keys(tensors)
+    expect(all(tensor.isfinite().all() for tensor in tensors.values()), "a weight is not finite")
+    moved = [name for name, tensor in tensors.items() if ".lora_B." in name and tensor.any()]
+    expect(len(moved) > 0, "no weight has moved")
+
+
+def learns_a_picture(subject: Subject) -> None:
+    """The loss falls where one picture, with one noise at one timestep, is trained on again and again."""
+    pipeline, adapters = subject.attached()
+    objective = subject.family.objective(pipeline)
+    picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    latents = pipeline.encode_pictures(picture).mean
+    conditioning = {name: told.detach() for name, told in pipeline.encode_prompts([REQUEST.prompt]).items()}
+    optimizer = torch.optim.AdamW(adapters.parameters().values(), lr=OVERFIT_RATE)
+    losses: list[float] = []
+    for _ in range(OVERFIT_STEPS):
+        loss = objective.losses(latents, conditioning, torch.Generator().manual_seed(3)).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    expect(losses[-1] < LEARNED * losses[0], f"the loss went from {losses[0]:.4f} to {losses[-1]:.4f} only")
+
+
+def resumes_bit_for_bit(subject: Subject) -> None:
+    """A run that goes on from a checkpoint ends with the bytes of one that was never interrupted."""
+    settings = {"max_train_steps": 4, "train_text_encoder": True}
+    straight = make_run(subject.root / "straight", subject.base, checkpoint_every=2, **settings)
+    whole = subject.train(straight)
+    resumed = RunDirectory(subject.root / "resumed")
+    shutil.copytree(straight.root, resumed.root)
+    shutil.rmtree(resumed.checkpoint(4))
+    shutil.rmtree(resumed.output)
+    resumed.manifest.unlink()
+    resumed.create()
+    expect(subject.train(resumed) == whole, "the resumed run's LoRA has other bytes")
+
+
+def reads_back_diffusers_layout(subject: Subject) -> None:
+    """Every key of our file is matched, and every tensor and scale is as it was trained."""
+    layers = _adapters(subject).read(str(subject.first.diffusers)).layers
+    read = {f"{name}.lora_A.weight": layer.down for name, layer in layers.items()}
+    read |= {f"{name}.lora_B.weight": layer.up for name, layer in layers.items()}
+    _expect_same(_written(subject), read)
+    scales = {layer.alpha / layer.divisor for layer in layers.values()}
+    expect(scales == SCALES, f"the scales are {sorted(scales)}, not {sorted(SCALES)}")
+
+
+def reads_back_kohya_layout(subject: Subject) -> None:
+    """Every key is matched; a layer has its own tensors again, or where several are one there, the same product."""
+    adapters, keys = _adapters(subject), load_spec(subject.name).keys
+    ours = adapters.read(str(subject.first.diffusers)).layers
+    theirs = adapters.read(str(subject.first.kohya)).layers
+    expect(ours.keys() == theirs.keys(), f"other layers: {sorted(ours.keys() ^ theirs.keys())[:3]}")
+    for parts in fused(keys, ours).values():
+        for name in parts:
+            if len(parts) == 1:
+                expect(_equal(ours[name], theirs[name]), f"{name} has other tensors")
+            else:
+                expect(torch.allclose(_product(ours[name]), _product(theirs[name]), atol=1e-5), f"{name} adds other")
+
+
+def swaps_in_place(subject: Subject) -> None:
+    """LoRAs act as they were trained, one after the other and together, and leave no trace."""
+    other = subject.exported(2)
+    pipeline = subject.load()
+    adapters = subject.family.adapters(pipeline)
+    one, two = (adapters.read(str(lora.diffusers)) for lora in (subject.first, other))
+
+    def drawn(*loras: LoadedLora) -> Image.Image:
+        adapters.activate([(lora, 1.0) for lora in loras])
+        return pipeline.draw(REQUEST)
+
+    plain = drawn()
+    expect(distance(plain, subject.first.picture) > DISTINCT, "the LoRA does not act")
+    expect(distance(drawn(one), subject.first.picture) == 0, "it draws otherwise than where it was trained")
+    expect(distance(drawn(two), other.picture) == 0, "after a swap it draws otherwise than where it was trained")
+    expect(distance(drawn(one, two), drawn(one)) > DISTINCT, "two don't act together")
+    expect(distance(drawn(), plain) == 0, "without LoRAs the base draws otherwise than before")
+
+
+def loads_into_diffusers(subject: Subject) -> None:
+    """The library's own loading matches every key of our file, and draws with it what we draw."""
+    library = _library(subject)
+    library.load_lora_weights(str(subject.first.diffusers), adapter_name=OURS)
+    _expect_same(_written(subject), _loaded(subject, library))
+    _expect_drawn(subject, library)
+
+
+def kohya_layout_loads_into_diffusers(subject: Subject) -> None:
+    """The library's own converter finds in kohya's layout every layer that we wrote, and draws what we draw."""
+    if not subject.tiny.converts:
+        raise NotApplicable("diffusers does not convert this layout at this size")
+    library = _library(subject)
+    library.load_lora_weights(str(subject.first.kohya), adapter_name=OURS)
+    odd = _written(subject).keys() ^ _loaded(subject, library).keys()
+    expect(not odd, f"{len(odd)} keys are unmatched: {sorted(odd)[:3]}")
+    _expect_drawn(subject, library)
+
+
+CHECKS: Mapping[str, Callable[[Subject], None]] = {
+    "folder": loads_a_folder,
+    "two steps": trains_two_steps,
+    "overfit": learns_a_picture,
+    "resume": resumes_bit_for_bit,
+    "diffusers layout": reads_back_diffusers_layout,
+    "kohya layout": reads_back_kohya_layout,
+    "hot swap": swaps_in_place,
+    "in diffusers": loads_into_diffusers,
+    "kohya in diffusers": kohya_layout_loads_into_diffusers,
+}
+"""The table's columns."""
+
+
+def expect(held: bool, words: str) -> None:
+    """Assert something of a family.
+
+    Raises:
+        Failed: it does not hold; `words` say what is wrong.
+    """
+    if not held:
+        raise Failed(words)
+
+
+def tiny_base(family: str) -> TinyBase:
+    """How a tiny base of a registered family is made.
+
+    Raises:
+        Failed: nobody has said how.
+    """
+    expect(family in TINY_BASES, f"the family {family!r} has no tiny base in maquette.testing.tiny_bases")
+    return TINY_BASES[family]
+
+
+def main() -> int:
+    """Print the table of families and checks; answer 1 if a family fails one."""
+    columns = [*CHECKS]
+    sys.stdout.write(_line("family", columns))
+    failures: list[str] = []
+    for family in FAMILIES.names():
+        with TemporaryDirectory() as folder:
+            subject = Subject(family, tiny_base(family), Path(folder))
+            answers = {column: answer(subject, check) for column, check in CHECKS.items()}
+        sys.stdout.write(
+            _line(family, ["FAILED" if words and words != NONE else words or "ok" for words in answers.values()])
+        )
+        failures += [f"{family}, {column}: {words}" for column, words in answers.items() if words not in ("", NONE)]
+    sys.stdout.writelines(f"{words}\n" for words in failures)
+    return 1 if failures else 0
+
+
+def answer(subject: Subject, check: Callable[[Subject], None]) -> str:
+    """What is wrong with a family: nothing, `NONE` where there is nothing to check, or words."""
+    try:
+        check(subject)
+    except NotApplicable:
+        return NONE
+    except Exception as error:  # whatever a family raises is an answer
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    widths = [max(len(column), len("FAILED")) for column in CHECKS]
+    row = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return f"{name:<8}  {row}".rstrip() + "\n"
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference of two pictures, in levels of 255."""
+    levels = [np.asarray(picture, dtype=np.int16) for picture in (one, other)]
+    return float(np.abs(levels[0] - levels[1]).mean())
+
+
+def _adapters(subject: Subject) -> Adapters:
+    return subject.family.adapters(subject.load())
+
+
+def _library(subject: Subject) -> Any:
+    """The base as diffusers alone loads it."""
+    if subject.tiny.library is None:
+        raise NotApplicable("diffusers does not draw this family")
+    library = subject.tiny.library(subject.base)
+    library.set_progress_bar_config(disable=True)
+    return library
+
+
+def _loaded(subject: Subject, library: Any) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors where diffusers has put them."""
+    loaded: dict[str, torch.Tensor] = {}
+    for component in load_spec(subject.name).keys:
+        if hasattr(getattr(library, component), "peft_config"):
+            found = get_peft_model_state_dict(getattr(library, component), adapter_name=OURS)
+            loaded |= {f"{component}.{name}": tensor for name, tensor in found.items()}
+    return _without_levels(subject, loaded)
+
+
+def _expect_drawn(subject: Subject, library: Any) -> None:
+    drawn = library(
+        prompt=REQUEST.prompt,
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=REQUEST.steps,
+        guidance_scale=REQUEST.guidance_scale,
+        generator=torch.Generator().manual_seed(REQUEST.seed),
+    ).images[0]
+    apart = distance(drawn, subject.first.picture)
+    expect(apart < DISTINCT, f"its picture is {apart:.1f} levels from ours")
+
+
+def _written(subject: Subject) -> dict[str, torch.Tensor]:
+    return _without_levels(subject, read_tensors(subject.first.diffusers))
+
+
+def _without_levels(subject: Subject, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors by layers' own names, whether or not there is a level above them."""
+    keys = load_spec(subject.name).keys
+    split = {name: name.partition(".") for name in tensors}
+    return {
+        f"{component}.{rest.removeprefix(keys[component].level)}": tensors[name]
+        for name, (component, _, rest) in split.items()
+    }
+
+
+def _expect_same(written: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    odd = sorted(written.keys() ^ found.keys())
+    expect(not odd, f"{len(odd)} of {len(written)} keys are unmatched: {odd[:3]}")
+    changed = [name for name, tensor in written.items() if not torch.equal(tensor, found[name].cpu())]
+    expect(not changed, f"{len(changed)} of {len(written)} tensors are changed: {changed[:3]}")
+
+
+def _equal(one: LoraLayer, other: LoraLayer) -> bool:
+    same = torch.equal(one.down, other.down) and torch.equal(one.up, other.up)
+    return same and one.alpha / one.divisor == other.alpha / other.divisor
+
+
+def _product(layer: LoraLayer) -> torch.Tensor:
+    """What the LoRA adds to the layer's weight (out, in)."""
+    return layer.up.flatten(1) @ layer.down.flatten(1) * (layer.alpha / layer.divisor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""A FLUX.1 base with the real parts and random weights, small enough to train on in a test."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextModel, T5Config, T5EncoderModel
+
+from maquette.testing.tiny_parts import WIDTH, letter_tokenizer, t5_letter_tokenizer, tiny_autoencoder, tiny_clip
+
+LATENT_CHANNELS = 16
+
+
+def build_tiny_flux1(folder: Path, *, guided: bool = True, seed: int = 0) -> Path:
+    """Write a base in diffusers layout; answer its folder. Pictures may be of 64 pixels.
+
+    Args:
+        folder: is made.
+        guided: whether it is told its guidance and shifts its levels by the picture's size, as the published [dev] is,
+            or neither, as [schnell].
+        seed: decides its weights.
+    """
+    torch.manual_seed(seed)
+    tokenizer, t5_tokenizer = letter_tokenizer(), t5_letter_tokenizer()
+    transformer: dict[str, Any] = {
+        "in_channels": 4 * LATENT_CHANNELS,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": WIDTH,
+        "pooled_projection_dim": WIDTH,
+        "guidance_embeds": guided,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    t5 = T5Config(
+        vocab_size=len(t5_tokenizer),
+        d_model=WIDTH,
+        d_kv=WIDTH // 2,
+        d_ff=2 * WIDTH,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    parts: dict[str, Any] = {
+        "vae": tiny_autoencoder(
+            LATENT_CHANNELS, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
+        ),
+        "text_encoder": CLIPTextModel(tiny_clip(tokenizer)),
+        "text_encoder_2": T5EncoderModel(t5),
+        "tokenizer": tokenizer,
+        "tokenizer_2": t5_tokenizer,
+        "transformer": FluxTransformer2DModel(**transformer),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0 if guided else 1.0, use_dynamic_shifting=guided),
+    }
+    FluxPipeline(**parts).save_pretrained(folder, safe_serialization=True)
+    return folder
