@@ -50,7 +50,7 @@ class LatentPipeline(ABC):
     Attributes:
         LIBRARY: diffusers' pipeline class.
         ABSENT: parts that it knows and we do without, as arguments of its `from_pretrained`.
-        PATCH: latents that the denoiser reads as one, along a side.
+        PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
         parts: the loaded pipeline.
         denoiser: its UNet or transformer.
     """
@@ -78,7 +78,7 @@ class LatentPipeline(ABC):
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
         """
-        return cls(load_parts(cls.LIBRARY, base, device, cls.ABSENT))
+        return cls(load_parts(cls.LIBRARY, base, device, cls.ABSENT))  # pyright: ignore[reportCallIssue] # Families take parts alone.
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +88,7 @@ class LatentPipeline(ABC):
     @property
     def latent_channels(self) -> int:
         """Of the latents that the denoiser reads."""
-        return self.denoiser.config.in_channels // self.PATCH**2
+        return self.denoiser.config.in_channels
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:

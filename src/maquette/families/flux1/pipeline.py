@@ -1,6 +1,7 @@
 """A FLUX.1 base on a device: a transformer that reads latents and words as one row of tokens."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import FluxPipeline
@@ -27,7 +28,7 @@ class Flux1Pipeline(LatentPipeline):
     """
 
     LIBRARY = FluxPipeline
-    ABSENT = {"feature_extractor": None, "image_encoder": None}
+    ABSENT: ClassVar = {"feature_extractor": None, "image_encoder": None}
     PATCH = 2
 
     def __init__(self, parts: FluxPipeline) -> None:
@@ -35,6 +36,11 @@ class Flux1Pipeline(LatentPipeline):
         self.samplers: FlowSamplers
         self.transformer = parts.transformer
         self.text_encoder = parts.text_encoder
+
+    @property
+    def latent_channels(self) -> int:
+        """Of the latents before they are packed."""
+        return self.transformer.config.in_channels // self.PATCH**2
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, the way drawing does."""

@@ -1,6 +1,7 @@
 """A Stable Diffusion base on a device: one text encoder, and a UNet that attends to what it says."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -18,7 +19,7 @@ class Sd15Pipeline(LatentPipeline):
     """Autoencoder, denoiser, text encoder and noise schedule of one base, frozen."""
 
     LIBRARY = StableDiffusionPipeline
-    ABSENT = {
+    ABSENT: ClassVar = {
         "safety_checker": None,
         "feature_extractor": None,
         "image_encoder": None,

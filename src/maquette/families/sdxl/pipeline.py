@@ -1,7 +1,7 @@
 """A Stable Diffusion XL base on a device: two text encoders, and a UNet that is also told of the picture's size."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -25,7 +25,7 @@ class SdxlPipeline(LatentPipeline):
     """
 
     LIBRARY = StableDiffusionXLPipeline
-    ABSENT = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    ABSENT: ClassVar = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def __init__(self, parts: StableDiffusionXLPipeline) -> None:
         super().__init__(parts, parts.unet, DiffusionSamplers(parts.scheduler))
@@ -47,9 +47,9 @@ class SdxlPipeline(LatentPipeline):
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet says of latents (pictures, channels, height, width)."""
         told = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": self._time_ids(latents)}
-        return self.unet(
-            latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False
-        )[0]
+        return self.unet(latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False)[
+            0
+        ]
 
     def denoiser_for(self, request: DrawRequest) -> Denoiser:
         """The UNet with the request's prompts, the negative one where there is guidance."""
@@ -63,7 +63,10 @@ class SdxlPipeline(LatentPipeline):
 
     def _encoded(self, request: DrawRequest, *prompts: str) -> Conditioning:
         first, second = (self._said(request, number, prompts) for number in range(2))
-        return {"prompt_embeds": torch.cat([first.embeds, second.embeds], dim=-1), "pooled_prompt_embeds": second.pooled}
+        return {
+            "prompt_embeds": torch.cat([first.embeds, second.embeds], dim=-1),
+            "pooled_prompt_embeds": second.pooled,
+        }
 
     def _said(self, request: DrawRequest, number: int, prompts: Sequence[str]) -> Said:
         """What one of the text encoders says."""
