@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias
 
@@ -55,6 +56,14 @@ class NotFinite(Exception):
     """A picture came out as numbers that are not finite."""
 
 
+class Part(StrEnum):
+    """The large parts of a base, each needed at other times."""
+
+    AUTOENCODER = "autoencoder"
+    TEXT_ENCODERS = "text_encoders"
+    DENOISER = "denoiser"
+
+
 class Pipeline(Protocol):
     """A base model on a device, frozen."""
 
@@ -65,6 +74,11 @@ class Pipeline(Protocol):
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
         """
+        ...
+
+    @property
+    def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
+        """What each part is made of. Who moves one away brings it back before it is needed: `draw` needs all."""
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, Sampler
 from maquette.families.autoencoder import Autoencoder
-from maquette.families.base import Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
+from maquette.families.base import Conditioning, Heard, LatentPosterior, NotFinite, Part, Unsupported
 from maquette.families.denoising import Denoiser, Denoising, Refiner
 from maquette.families.drawing import read_original
 from maquette.families.loading import load_parts
@@ -89,6 +89,17 @@ class LatentPipeline(ABC):
     def latent_channels(self) -> int:
         """Of the latents that the denoiser reads."""
         return self.denoiser.config.in_channels
+
+    @property
+    def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
+        """What each part is made of."""
+        models = [part for part in self.parts.components.values() if isinstance(part, torch.nn.Module)]
+        others = (self.denoiser, self.autoencoder.vae)
+        return {
+            Part.AUTOENCODER: (self.autoencoder.vae,),
+            Part.TEXT_ENCODERS: [model for model in models if model not in others],
+            Part.DENOISER: (self.denoiser,),
+        }
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:

@@ -21,10 +21,10 @@ from PIL import Image
 
 from maquette.bases.folder import inspect_base
 from maquette.core.drawing import DrawRequest
-from maquette.core.rundir import Manifest, RunDirectory
+from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
 from maquette.core.specs import TrainingSettings
-from maquette.core.weights import check_lora_keys
-from maquette.families.base import Adapters, Family, Pipeline, load_family
+from maquette.core.weights import LoraLayout, check_lora_keys
+from maquette.families.base import Adapters, Family, Part, Pipeline, load_family
 from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import fused
 from maquette.families.registry import FAMILIES, layouts, load_spec
@@ -150,7 +150,10 @@ def loads_a_folder(subject: Subject) -> None:
     """A base is recognised by its folder, and draws."""
     found = inspect_base(subject.base, layouts())
     expect(found.family == subject.name, f"the folder was taken for one of {found.family}")
-    expect(subject.load().draw(REQUEST).size == (SIDE, SIDE), "the picture has another size than was asked for")
+    pipeline = subject.load()
+    expect(pipeline.draw(REQUEST).size == (SIDE, SIDE), "the picture has another size than was asked for")
+    empty = [part.value for part in Part if not pipeline.modules[part]]
+    expect(not empty, f"it does not say what makes up its {', '.join(empty)}")
 
 
 def loads_one_file(subject: Subject) -> None:
@@ -167,11 +170,13 @@ def trains_two_steps(subject: Subject) -> None:
     """The trainer's own loop ends in a whole, finite LoRA that has learned something."""
     directory = make_run(subject.root / "two", subject.base, max_train_steps=2, train_text_encoder=True)
     subject.train(directory)
-    tensors = read_tensors(directory.output / "lora.safetensors")
+    tensors = read_tensors(directory.output / LORA_FILES[LoraLayout.DIFFUSERS])
     check_lora_keys(tensors)
     expect(all(tensor.isfinite().all() for tensor in tensors.values()), "a weight is not finite")
     moved = [name for name, tensor in tensors.items() if ".lora_B." in name and tensor.any()]
     expect(len(moved) > 0, "no weight has moved")
+    kohya = _adapters(subject).read(str(directory.output / LORA_FILES[LoraLayout.KOHYA]))
+    expect(2 * len(kohya.layers) == len(tensors), "kohya's layout has other layers")
 
 
 def learns_a_picture(subject: Subject) -> None:

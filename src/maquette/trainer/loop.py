@@ -12,8 +12,9 @@ from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.drawing import sample_request
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import Phase, Started
-from maquette.core.rundir import Manifest
+from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import TrainingSettings
+from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Objective, Pipeline, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
@@ -22,7 +23,7 @@ from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.data import Example, read_picture, to_pixels
-from maquette.trainer.export import export_lora, file_record, library_versions
+from maquette.trainer.export import export_kohya, export_lora, file_record, library_versions
 from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer
 from maquette.trainer.randomness import Randomness
@@ -80,10 +81,12 @@ def run(attempt: Attempt) -> None:
         attempt.supervision.check(state.step)
 
         reporter.phase(Phase.EXPORT)
-        weights = directory.output / "lora.safetensors"
+        weights, kohya = (directory.output / LORA_FILES[layout] for layout in (LoraLayout.DIFFUSERS, LoraLayout.KOHYA))
         export_lora(weights, adapters, training)
+        export_kohya(kohya, adapters, training)
         manifest = Manifest(
             weights=file_record(weights, directory.root),
+            kohya=file_record(kohya, directory.root),
             sample=file_record(sample, directory.root),
             finished_at=int(time.time()),
             steps=state.step,

@@ -44,9 +44,11 @@ class Flux1Pipeline(LatentPipeline):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, the way drawing does."""
-        with working(self.device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoder.device
+        with working(device):
             embeds, pooled, _ = self.parts.encode_prompt(
-                list(prompts), None, self.device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
+                list(prompts), None, device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 

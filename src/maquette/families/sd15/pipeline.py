@@ -33,9 +33,11 @@ class Sd15Pipeline(LatentPipeline):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to `prompt_embeds` (prompts, tokens, width), the way drawing does."""
-        with working(self.device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoder.device
+        with working(device):
             embeds, _ = self.parts.encode_prompt(
-                list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                list(prompts), device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
         return {"prompt_embeds": embeds}
 

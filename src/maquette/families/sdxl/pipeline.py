@@ -34,9 +34,11 @@ class SdxlPipeline(LatentPipeline):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, the way drawing does."""
-        with working(self.device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoders[0].device
+        with working(device):
             embeds, _, pooled, _ = self.parts.encode_prompt(
-                list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
