@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from PIL import Image, ImageChops
 
+from maquette.cli.server_process import ServerProcess
 from maquette.core.drawing import DrawRequest, LoraUse
 from maquette.core.progress import Finished
 from maquette.core.rundir import Manifest
@@ -94,6 +95,26 @@ def test_its_family_trains_and_serves(environment: dict[str, str], tmp_path: Pat
     plain, changed = (Image.open(tmp_path / "drawn" / f"00{number}.png") for number in (0, 1))
     assert plain.size == (64, 64)
     assert ImageChops.difference(plain, changed).getbbox() is not None
+
+
+@pytest.mark.slow
+def test_a_server_trains_and_draws_with_it(environment: dict[str, str], tmp_path: Path) -> None:
+    """The commands of the manual's last steps, against a server of its own."""
+    python(environment, "-c", PREPARE, str(tmp_path))
+    pictures, output = tmp_path / "run" / "images", tmp_path / "loras"
+    with ServerProcess(tmp_path / "data", {"PYTHONPATH": environment["PYTHONPATH"]}) as server:
+        server.command("bases", "add", "my-pixart", "--from", str(tmp_path / "base"))
+        key = server.command("keys", "create", "--tenant", "newcomer")
+        user = environment | {"MAQUETTE_URL": server.url, "MAQUETTE_API_KEY": key}
+        size = ("--base", "my-pixart", "--width", "64", "--height", "64")
+        training = ("--max-train-steps", "40", "--learning-rate", "0.01", "--output", str(output))
+        saved = Path(
+            python(user, "-m", "maquette", "train", str(pictures), "--name", "first", *size, *training).strip()
+        )
+        drawing = (*size, "--lora", saved.stem, "--output", str(tmp_path))
+        drawn = python(user, "-m", "maquette", "generate", "a photo of ohwx person", *drawing).strip()
+        with Image.open(drawn) as picture:
+            assert picture.size == (64, 64)
 
 
 def test_the_server_knows_it_without_torch(environment: dict[str, str]) -> None:

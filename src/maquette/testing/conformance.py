@@ -24,7 +24,7 @@ from maquette.core.drawing import DrawRequest
 from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout, check_lora_keys
-from maquette.families.base import Adapters, Family, Part, Pipeline, load_family
+from maquette.families.base import Adapters, Family, Objective, Part, Pipeline, load_family
 from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import fused
 from maquette.families.registry import FAMILIES, layouts, load_spec
@@ -123,6 +123,12 @@ class Subject:
         """A LoRA."""
         return self.exported(1)
 
+    @cached_property
+    def losses(self) -> list[float]:
+        """Of a LoRA that learns one picture."""
+        pipeline, adapters = self.attached()
+        return overfit(pipeline, adapters, self.family.objective(pipeline))
+
     def train(self, directory: RunDirectory) -> bytes:
         """Carry out a run in this process; answer the LoRA's bytes."""
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -181,8 +187,12 @@ def trains_two_steps(subject: Subject) -> None:
 
 def learns_a_picture(subject: Subject) -> None:
     """The loss falls where one picture, with one noise at one timestep, is trained on again and again."""
-    pipeline, adapters = subject.attached()
-    objective = subject.family.objective(pipeline)
+    first, *_, last = subject.losses
+    expect(last < LEARNED * first, f"the loss went from {first:.4f} to {last:.4f} only")
+
+
+def overfit(pipeline: Pipeline, adapters: Adapters, objective: Objective) -> list[float]:
+    """Losses of an attached LoRA that learns one picture, with one noise at one timestep, again and again."""
     picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 2 - 1
     latents = pipeline.encode_pictures(picture).mean
     conditioning = {name: told.detach() for name, told in pipeline.encode_prompts([REQUEST.prompt]).items()}
@@ -194,7 +204,7 @@ def learns_a_picture(subject: Subject) -> None:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    expect(losses[-1] < LEARNED * losses[0], f"the loss went from {losses[0]:.4f} to {losses[-1]:.4f} only")
+    return losses
 
 
 def resumes_bit_for_bit(subject: Subject) -> None:
