@@ -535,6 +535,17 @@ async def test_result_is_staged_out_once(run: RunDirectory, storage: Storage) ->
     assert [info.key async for info in storage.list("tasks/1/1/samples")] == []
 
 
+async def test_a_result_in_two_layouts_is_staged_out_whole_or_not(run: RunDirectory, storage: Storage) -> None:
+    finish(run, WEIGHTS, SAMPLE)
+    kohya = record("output/lora-kohya.safetensors", b"as kohya does")
+    manifest = Manifest(weights=WEIGHTS, kohya=kohya, sample=SAMPLE, finished_at=1, steps=1, final_loss=0.5)
+    run.write(run.manifest, manifest)
+    assert await stage_out_result(storage, run, "tasks/1/1") is None
+    (run.root / kohya.path).write_bytes(b"as kohya does")
+    assert await stage_out_result(storage, run, "tasks/1/1") == manifest
+    assert await storage.get("tasks/1/1/output/lora-kohya.safetensors") == b"as kohya does"
+
+
 @pytest.mark.parametrize(
     "weights",
     [

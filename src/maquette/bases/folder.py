@@ -9,12 +9,14 @@ from maquette.bases.catalogue import BaseKind
 from maquette.bases.look import expect
 from maquette.core.basefolder import (
     MODEL_INDEX,
+    WEIGHTS,
     BaseLayout,
     BrokenBase,
     ComponentLayout,
     base_family,
     base_sha256,
     read_config,
+    single_file,
 )
 from maquette.core.weights import BrokenWeights, TensorInfo, read_header
 
@@ -49,8 +51,12 @@ def inspect_base(path: Path, layouts: Mapping[str, BaseLayout], kind: BaseKind =
     expect(root, kind)
     family = base_family(root, layouts)
     declared = _declared(root, family, layouts[family])
-    for name, component in layouts[family].components.items():
-        _check_component(root / name, component, declared[name])
+    components = layouts[family].components
+    file = single_file(root, [name for name, component in components.items() if component.weights])
+    if file is not None:
+        check_weights(root)
+    for name, component in components.items():
+        _check_component(root / name, component, declared[name], in_file=file is not None)
     return BaseFolder(
         path=root,
         family=family,
@@ -78,7 +84,8 @@ def _declared(root: Path, family: str, layout: BaseLayout) -> dict[str, object]:
     return declared
 
 
-def _check_component(folder: Path, layout: ComponentLayout, declared: object) -> None:
+def _check_component(folder: Path, layout: ComponentLayout, declared: object, *, in_file: bool) -> None:
+    """Look at a component's folder; where a file beside it holds weights, it need not."""
     if not folder.is_dir():
         raise BrokenBase(f"{folder} does not exist, but {MODEL_INDEX} declares it")
     config = read_config(folder / layout.config)
@@ -86,7 +93,8 @@ def _check_component(folder: Path, layout: ComponentLayout, declared: object) ->
         return
     if (found := config.get("_class_name", declared)) != declared:
         raise BrokenBase(f"{folder / layout.config}: expected {declared}, as {MODEL_INDEX} declares, found {found}")
-    check_weights(folder)
+    if not in_file or any(folder.glob(WEIGHTS)):
+        check_weights(folder)
 
 
 def check_weights(folder: Path) -> dict[str, TensorInfo]:

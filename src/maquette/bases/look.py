@@ -20,7 +20,10 @@ EXPECTED = {
 MARKS = {
     ".lora_": "a LoRA's file",
     "lora_unet_": "a LoRA's file",
-    "model.diffusion_model.": "a whole checkpoint in one file, which diffusers can convert to a folder",
+    "model.diffusion_model.": (
+        "a whole checkpoint in one file; put it into a folder with the configurations and tokenizers of its published"
+        " base, and add that folder"
+    ),
     "first_stage_model.": "a VAE's file, which diffusers can convert to a folder",
     "decoder.mid": "a VAE's file, which diffusers can convert to a folder",
     "text_model.": "a text encoder's file",

@@ -1,10 +1,11 @@
 """What identifies a base model's folder: its family and the hash of what it draws with.
 
-A base is a folder in diffusers layout: `model_index.json` and one folder a component.
+A base is a folder in diffusers layout: `model_index.json` and one folder a component. Weights may lie in one file
+beside these.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Struct
 from maquette.core.files import file_sha256
 
 MODEL_INDEX = "model_index.json"
+WEIGHTS = "*.safetensors"
 
 DECIDING_SUFFIXES = frozenset({".safetensors", ".json", ".txt"})
 """Weights, configurations and tokenizer files. Model cards and pictures beside them decide nothing."""
@@ -53,6 +55,24 @@ def read_config(path: Path) -> dict[str, object]:
         raise BrokenBase(f"{path} does not exist; a base is a folder in diffusers layout") from None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BrokenBase(f"{path} can't be read: {error}") from error
+
+
+def single_file(root: Path, components: Iterable[str]) -> Path | None:
+    """The one file, beside the components' folders, of weights that these lack; None where they lack none.
+
+    Checkpoints were published so before there were folders, and some folders hold such files besides all else.
+
+    Raises:
+        BrokenBase: weights are lacking, and there are several such files.
+    """
+    if all(any((root / component).glob(WEIGHTS)) for component in components):
+        return None
+    files = sorted(root.glob(WEIGHTS))
+    if len(files) > 1:
+        raise BrokenBase(
+            f"{root} holds {len(files)} files of weights beside its folders; leave one: {files[0].name}, …"
+        )
+    return files[0] if files else None
 
 
 def base_family(root: Path, layouts: Mapping[str, BaseLayout]) -> str:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from maquette.core.files import write_atomic
 from maquette.core.specs import TrainingSpec
+from maquette.core.weights import LoraLayout
 
 Message = TypeVar("Message")
 
@@ -81,6 +82,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     Attributes:
         weights: the LoRA.
+        kohya: the LoRA once more, in kohya's layout; None where an earlier version trained.
         sample: the picture drawn at the end.
         finished_at: Unix seconds; part of the model's published name.
         steps: optimiser steps done.
@@ -88,10 +90,16 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """
 
     weights: FileRecord
+    kohya: FileRecord | None = None
     sample: FileRecord
     finished_at: int
     steps: int
     final_loss: float
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file that it names."""
+        return (self.weights, self.sample, *([self.kohya] if self.kohya else []))
 
 
 class CheckpointManifest(Struct, frozen=True, kw_only=True):
@@ -148,6 +156,9 @@ class RunDirectory:
             return None
         return msgspec.json.decode(data, type=kind)
 
+
+LORA_FILES = {LoraLayout.DIFFUSERS: "lora.safetensors", LoraLayout.KOHYA: "lora-kohya.safetensors"}
+"""Names of a finished LoRA's files, side by side in `output`."""
 
 CHECKPOINT_MANIFEST = "checkpoint.json"
 """Name of `CheckpointManifest` inside a checkpoint's directory."""

@@ -5,6 +5,7 @@ dtype, shape and place; the tensors' bytes (https://github.com/huggingface/safet
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,14 @@ MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
+
+
+class LoraLayout(StrEnum):
+    """How a LoRA file names and scales its matrices."""
+
+    DIFFUSERS = "diffusers"
+    KOHYA = "kohya"
+    """As kohya's trainers do; ComfyUI and the web interfaces read it."""
 
 
 class TensorInfo(Struct, frozen=True):

@@ -147,7 +147,7 @@ async def stage_out_result(storage: Storage, run: RunDirectory, output_prefix: s
         manifest = await asyncio.to_thread(_read, run, run.manifest, Manifest)
         if manifest is None:
             return None
-        if not await _put_all(storage, run.root, (manifest.weights, manifest.sample), output_prefix):
+        if not await _put_all(storage, run.root, manifest.files, output_prefix):
             return None
         await storage.put(closing, msgspec.json.encode(manifest))
     return manifest

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 
 from maquette.core.specs import TrainingSettings
 from maquette.families.lora import ActiveLoras, LoadedLora, LoraLayer, divisor, named_layers
 from maquette.families.lora_file import METADATA, kohya_tensors, read_lora
 from maquette.families.lora_keys import LoraKeys
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""What PEFT puts behind a layer's name."""
 
 TRAINED = "trained"
 """Name of the adapter that trains; it never reaches a file."""
@@ -78,7 +81,7 @@ class LoraAdapters:
         for component, config in self._configs().items():
             entries[f"{component}.r"] = config.r
             entries[f"{component}.lora_alpha"] = config.lora_alpha
-            entries[f"{component}.target_modules"] = sorted(config.target_modules)
+            entries[f"{component}.target_modules"] = sorted(config.target_modules or ())
         return {METADATA: json.dumps(entries, sort_keys=True)}
 
     def kohya(self) -> dict[str, torch.Tensor]:
@@ -87,12 +90,12 @@ class LoraAdapters:
         loras: dict[str, LoraLayer] = {}
         for component, config in self._configs().items():
             level = f"{component}.{self.keys[component].level}"
-            for name in matrices:
-                if name.startswith(level) and name.endswith(".lora_A.weight"):
-                    layer = name.removesuffix(".lora_A.weight")
+            for name, matrix in matrices.items():
+                if name.startswith(level) and name.endswith(DOWN):
+                    layer = name.removesuffix(DOWN)
                     loras[f"{component}.{layer.removeprefix(level)}"] = LoraLayer(
-                        down=matrices[name],
-                        up=matrices[f"{layer}.lora_B.weight"],
+                        down=matrix,
+                        up=matrices[layer + UP],
                         alpha=config.lora_alpha,
                         divisor=divisor(config.r, rank_stabilised=config.use_rslora),
                     )
@@ -119,4 +122,5 @@ class LoraAdapters:
 
 def _add(component: Component, rank: int, alpha: int) -> None:
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(component.targets), init_lora_weights="gaussian")
-    component.model.add_adapter(config, TRAINED)
+    # Not the models' own methods, which some lack.
+    inject_adapter_in_model(config, component.model, TRAINED)

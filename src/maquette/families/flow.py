@@ -62,8 +62,11 @@ class FlowSamplers:
             Unsupported: the sampler is not Euler's.
         """
         if sampler not in (None, Sampler.EULER):
-            raise Unsupported(f"sampler: this base draws with {Sampler.EULER.value!r} alone, not with {sampler.value!r}")
-        return FlowScheduler.from_config(self.own.config).shift_for(self._dynamic_shift(shape))
+            raise Unsupported(
+                f"sampler: this base draws with {Sampler.EULER.value!r} alone, not with {sampler.value!r}"
+            )
+        scheduler: Any = FlowScheduler.from_config(self.own.config)
+        return scheduler.shift_for(self._dynamic_shift(shape))
 
     def agree(self, other: Self) -> bool:
         """Whether a level of noise means the same to both; how their steps are shifted does not matter."""
@@ -79,7 +82,7 @@ class FlowSamplers:
         return shift * levels / (1 + (shift - 1) * levels)
 
     def _dynamic_shift(self, shape: tuple[int, ...]) -> float | None:
-        """The logarithm of the shift for latents of this shape, linear in the patches; None where it is the same for all."""
+        """The logarithm of the shift for latents of this shape, linear in patches; None where size plays no part."""
         config = self.own.config
         if not config.use_dynamic_shifting:
             return None

@@ -50,24 +50,22 @@ class LatentPipeline(ABC):
     Attributes:
         LIBRARY: diffusers' pipeline class.
         ABSENT: parts that it knows and we do without, as arguments of its `from_pretrained`.
-        PATCH: latents that the denoiser reads as one, along a side.
+        PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
         parts: the loaded pipeline.
         denoiser: its UNet or transformer.
-        text_encoders: those that read prompts, one or more.
     """
 
     LIBRARY: ClassVar[Any]
     ABSENT: ClassVar[Mapping[str, Any]] = {}
     PATCH: ClassVar[int] = 1
 
-    def __init__(self, parts: Any, denoiser: Any, text_encoders: Sequence[Any], samplers: Samplers) -> None:
+    def __init__(self, parts: Any, denoiser: Any, samplers: Samplers) -> None:
         self.parts = parts
         self.parts.set_progress_bar_config(disable=True)
         for part in parts.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)
         self.denoiser = denoiser
-        self.text_encoders = text_encoders
         self.autoencoder = Autoencoder(parts.vae)
         self.samplers = samplers
         self._load_autoencoder = lru_cache(MAX_AUTOENCODERS)(partial(Autoencoder.load, device=self.device))
@@ -80,7 +78,7 @@ class LatentPipeline(ABC):
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
         """
-        return cls(load_parts(cls.LIBRARY, base, device, cls.ABSENT))
+        return cls(load_parts(cls.LIBRARY, base, device, cls.ABSENT))  # pyright: ignore[reportCallIssue] # Families take parts alone.
 
     @property
     def device(self) -> torch.device:
@@ -88,23 +86,20 @@ class LatentPipeline(ABC):
         return self.denoiser.device
 
     @property
-    def reading_device(self) -> torch.device:
-        """Where the text encoders are: the denoiser may wait elsewhere meanwhile."""
-        return self.text_encoders[0].device
+    def latent_channels(self) -> int:
+        """Of the latents that the denoiser reads."""
+        return self.denoiser.config.in_channels
 
     @property
     def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
-        """See `Pipeline.modules`."""
+        """What each part is made of."""
+        models = [part for part in self.parts.components.values() if isinstance(part, torch.nn.Module)]
+        others = (self.denoiser, self.autoencoder.vae)
         return {
-            Part.AUTOENCODER: [self.autoencoder.vae],
-            Part.TEXT_ENCODERS: self.text_encoders,
-            Part.DENOISER: [self.denoiser],
+            Part.AUTOENCODER: (self.autoencoder.vae,),
+            Part.TEXT_ENCODERS: [model for model in models if model not in others],
+            Part.DENOISER: (self.denoiser,),
         }
-
-    @property
-    def latent_channels(self) -> int:
-        """Of the latents that the denoiser reads."""
-        return self.denoiser.config.in_channels // self.PATCH**2
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:

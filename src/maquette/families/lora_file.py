@@ -106,9 +106,7 @@ def kohya_tensors(
     return tensors
 
 
-def _side_by_side(
-    parts: Sequence[str], loras: Mapping[str, LoraLayer], layers: Mapping[str, Layer]
-) -> torch.Tensor:
+def _side_by_side(parts: Sequence[str], loras: Mapping[str, LoraLayer], layers: Mapping[str, Layer]) -> torch.Tensor:
     """The up matrices of layers that are one elsewhere (all outputs, all ranks), zero where one says nothing."""
     rows = [torch.zeros(layers[part].weight.shape[0], 0) for part in parts]
     for index, part in enumerate(parts):
@@ -149,7 +147,7 @@ def _by_layer(
 
 
 def _divided(path: str, key: str, tensor: torch.Tensor, part: str, layers: Sequence[Layer]) -> Sequence[torch.Tensor]:
-    """A tensor for each of the layers that its name stands for: of their outputs each has its own, all else is all's."""
+    """A tensor for each of the layers that its name stands for: each has outputs of its own, and shares all else."""
     if part != "up" or len(layers) == 1:
         return [tensor] * len(layers)
     sizes = [layer.weight.shape[0] for layer in layers]

@@ -43,7 +43,7 @@ LoraKeys: TypeAlias = Mapping[str, ComponentKeys]
 
 
 def fused(keys: LoraKeys, layers: Iterable[str]) -> dict[str, list[str]]:
-    """Layers, each behind its component's name, by the name that kohya's trainers write, those that are one in order."""
+    """Layers, each behind its component's name, by the name that kohya's trainers write; several are in order."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         component, _, rest = layer.partition(".")

@@ -3,12 +3,13 @@
 The family's model and the base's own size decide before anything is loaded; a run then tells what it really took.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod, sqrt
 from pathlib import Path
 
 from msgspec import Struct
 
+from maquette.core.basefolder import WEIGHTS
 from maquette.core.specs import Optimizer, TrainingSpec
 from maquette.core.weights import read_header
 
@@ -133,10 +134,16 @@ def plans(layout: Layout) -> Iterator[MemoryPlan]:
 def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
     """Parameters of a base's parts, from the headers of its weights.
 
+    What lies in one file beside the parts' folders is shared out among those that have none, as in the published base.
+
     Raises:
         BrokenWeights: a file is no safetensors file.
     """
-    return Sizes(*(_parameters(base, part) for part in (model.denoiser, model.text_encoders, model.autoencoder)))
+    parts = (model.denoiser, model.text_encoders, model.autoencoder)
+    found = [_parameters(base, part) for part in parts]
+    lacking = sum(part.parameters for part, number in zip(parts, found, strict=True) if not number)
+    beside = _count(sorted(base.glob(WEIGHTS)))
+    return Sizes(*(number or beside * part.parameters // lacking for part, number in zip(parts, found, strict=True)))
 
 
 def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryPlan:
@@ -180,11 +187,14 @@ def _drawing_bytes(layout: Layout) -> int:
 
 
 def _parameters(base: Path, part: PartModel) -> int:
-    files = [file for component in part.components for file in _weights(base / component)]
+    return _count([file for component in part.components for file in _weights(base / component)])
+
+
+def _count(files: Sequence[Path]) -> int:
     return sum(prod(tensor.shape) for file in files for tensor in read_header(file).tensors.values())
 
 
 def _weights(folder: Path) -> list[Path]:
     """The files that are loaded of a component; a name with a dot in it is a variant beside them, such as `.fp16.`."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob(WEIGHTS))
     return [file for file in files if "." not in file.stem] or files

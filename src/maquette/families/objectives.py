@@ -1,4 +1,4 @@
-"""What training makes small, from the papers: the noise or velocity of diffusion, and the velocity of rectified flow."""
+"""What training makes small, from the papers: errors of diffusion's noise or velocity, and of rectified flow's."""
 
 from typing import Any, Protocol
 

@@ -340,9 +340,9 @@ class ScriptedExecutor(Executor):
         if MANIFEST not in attempt.files:
             return None
         manifest = msgspec.json.decode(attempt.files[MANIFEST], type=Manifest)
-        if not _verified(attempt.files, (manifest.weights, manifest.sample)):
+        if not _verified(attempt.files, manifest.files):
             return None
-        for name in (manifest.weights.path, manifest.sample.path, MANIFEST):
+        for name in (*(record.path for record in manifest.files), MANIFEST):
             await self._put(attempt, name)
         return manifest
 

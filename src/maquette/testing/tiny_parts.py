@@ -28,16 +28,16 @@ def tiny_autoencoder(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
     return AutoencoderKL(**config, **options)
 
 
-def tiny_clip(tokenizer: Any, layers: int = 1) -> CLIPTextConfig:
+def tiny_clip(tokenizer: Any, *, layers: int = 1, width: int = WIDTH) -> CLIPTextConfig:
     """The configuration of a text encoder of CLIP's kind that reads what a tokenizer writes."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=POSITIONS,
-        projection_dim=WIDTH,
+        projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -9,6 +9,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from maquette.testing.tiny_parts import WIDTH, letter_tokenizer, tiny_autoencoder, tiny_clip
 
+SECOND_WIDTH = 64
+"""Of the second text encoder: by their widths diffusers tells the two apart in a file."""
 TIME_NUMBERS = 8
 """In which each of the six numbers that tell a picture's size is embedded."""
 
@@ -33,13 +35,13 @@ def build_tiny_sdxl(folder: Path, *, prediction_type: str = "epsilon", seed: int
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "layers_per_block": 2,
-        "cross_attention_dim": 2 * WIDTH,
+        "cross_attention_dim": WIDTH + SECOND_WIDTH,
         "attention_head_dim": 2,
         "norm_num_groups": 4,
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": TIME_NUMBERS,
-        "projection_class_embeddings_input_dim": 6 * TIME_NUMBERS + WIDTH,
+        "projection_class_embeddings_input_dim": 6 * TIME_NUMBERS + SECOND_WIDTH,
     }
     noise_schedule: dict[str, Any] = {
         "beta_start": 0.00085,
@@ -52,7 +54,7 @@ def build_tiny_sdxl(folder: Path, *, prediction_type: str = "epsilon", seed: int
     parts: dict[str, Any] = {
         "vae": tiny_autoencoder(scaling_factor=0.13025, force_upcast=False),
         "text_encoder": CLIPTextModel(tiny_clip(tokenizer, layers=2)),
-        "text_encoder_2": CLIPTextModelWithProjection(tiny_clip(tokenizer, layers=2)),
+        "text_encoder_2": CLIPTextModelWithProjection(tiny_clip(tokenizer, layers=2, width=SECOND_WIDTH)),
         "tokenizer": tokenizer,
         "tokenizer_2": letter_tokenizer(),
         "unet": UNet2DConditionModel(**unet),

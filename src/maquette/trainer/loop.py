@@ -10,8 +10,9 @@ from PIL import Image
 from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.drawing import sample_request
 from maquette.core.progress import MemoryTaken, Phase, Started
-from maquette.core.rundir import Manifest
+from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import SampleSpec, TrainingSettings
+from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Objective, Part, Pipeline, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
@@ -22,7 +23,7 @@ from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
 from maquette.trainer.evaluation import Evaluation
-from maquette.trainer.export import export_lora, file_record, library_versions, lora_header
+from maquette.trainer.export import export_kohya, export_lora, file_record, library_versions, lora_header
 from maquette.trainer.failures import StopRequested
 from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter, memory_errors, plan_run, recompute_activations
@@ -197,11 +198,14 @@ def finish(attempt: Attempt, state: TrainingState, adapters: Adapters, sample: I
         OSError: a file could not be written, or does not read back as written.
     """
     directory = attempt.directory
-    picture, weights = directory.samples / "final.png", directory.output / "lora.safetensors"
+    picture = directory.samples / "final.png"
+    weights, kohya = (directory.output / LORA_FILES[layout] for layout in (LoraLayout.DIFFUSERS, LoraLayout.KOHYA))
     write_png(picture, sample)
     export_lora(weights, adapters, attempt.training)
+    export_kohya(kohya, adapters, attempt.training)
     manifest = Manifest(
         weights=file_record(weights, directory.root),
+        kohya=file_record(kohya, directory.root),
         sample=file_record(picture, directory.root),
         finished_at=int(time.time()),
         steps=state.step,

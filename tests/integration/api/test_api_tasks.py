@@ -275,6 +275,24 @@ async def test_weights_under_their_published_name(api: Api, database: Database, 
     assert task["models"] == [{"model_name": NAME, "model_status": "DEPLOYING"}]
 
 
+async def test_weights_in_kohyas_layout(api: Api, database: Database, storage: Storage) -> None:
+    task_id = await make_trained(database, storage)
+    url = f"/v3/training/{task_id}/weights"
+    await storage.put(f"tasks/{task_id}/1/output/lora-kohya.safetensors", b"as kohya does")
+    assert (await api.http.get(url, params={"layout": "kohya"})).content == b"as kohya does"
+    assert (await api.http.get(url, params={"layout": "diffusers"})).content == WEIGHTS
+    assert reason(await api.http.get(url, params={"layout": "comfyui"})) == (400, "INVALID_REQUEST_BODY")
+
+
+async def test_a_layout_that_an_earlier_version_did_not_write_is_told(
+    api: Api, database: Database, storage: Storage
+) -> None:
+    task_id = await make_trained(database, storage)
+    response = await api.http.get(f"/v3/training/{task_id}/weights", params={"layout": "kohya"})
+    assert reason(response) == (409, "CONFLICT")
+    assert response.json()["message"] == "layout: this LoRA was not written as kohya"
+
+
 @pytest.mark.parametrize("status", sorted(set(TaskStatus) - {TaskStatus.SUCCESS}))
 async def test_without_success_there_are_no_weights(api: Api, database: Database, status: TaskStatus) -> None:
     task_id = await make(database, status=status)

@@ -169,3 +169,45 @@ def test_cut_off_weights_are_told(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BrokenBase, match=r"unet/diffusion_pytorch_model.safetensors"):
         inspect(folder)
+
+
+class TestOneFile:
+    @pytest.fixture
+    def bare(self, folder: Path) -> Path:
+        """A folder whose components have no weights."""
+        for name, file in WEIGHTS.items():
+            (folder / name / file).unlink()
+        return folder
+
+    def test_weights_in_one_file_beside_the_components_are_a_base(self, bare: Path) -> None:
+        write_weights(bare / "all.safetensors", 1)
+        base = inspect(bare)
+        assert base.family == "sd15"
+        write_weights(bare / "all.safetensors", 2)
+        assert inspect(bare).sha256 != base.sha256
+
+    def test_a_component_may_have_its_own_beside_the_file(self, bare: Path) -> None:
+        write_weights(bare / "all.safetensors", 1)
+        write_weights(bare / "vae" / WEIGHTS["vae"], 2)
+        assert inspect(bare).family == "sd15"
+        (bare / "vae" / WEIGHTS["vae"]).write_bytes(b"no weights")
+        with pytest.raises(BrokenBase, match="vae"):
+            inspect(bare)
+
+    def test_several_such_files_are_refused(self, bare: Path) -> None:
+        write_weights(bare / "all.safetensors", 1)
+        write_weights(bare / "ema.safetensors", 2)
+        with pytest.raises(BrokenBase, match=r"holds 2 files of weights beside its folders; leave one: all\.saf"):
+            inspect(bare)
+
+    def test_a_damaged_file_is_refused(self, bare: Path) -> None:
+        write_weights(bare / "all.safetensors", 1)
+        with (bare / "all.safetensors").open("r+b") as file:
+            file.truncate(20)
+        with pytest.raises(BrokenBase, match=r"all\.safetensors: "):
+            inspect(bare)
+
+    def test_where_the_folders_are_whole_such_files_play_no_part(self, folder: Path) -> None:
+        write_weights(folder / "all.safetensors", 1)
+        write_weights(folder / "ema.safetensors", 2)
+        assert inspect(folder).family == "sd15"

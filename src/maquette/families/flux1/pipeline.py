@@ -1,6 +1,7 @@
 """A FLUX.1 base on a device: a transformer that reads latents and words as one row of tokens."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import FluxPipeline
@@ -27,21 +28,27 @@ class Flux1Pipeline(LatentPipeline):
     """
 
     LIBRARY = FluxPipeline
-    ABSENT = {"feature_extractor": None, "image_encoder": None}
+    ABSENT: ClassVar = {"feature_extractor": None, "image_encoder": None}
     PATCH = 2
 
     def __init__(self, parts: FluxPipeline) -> None:
-        text_encoders = [parts.text_encoder, parts.text_encoder_2]
-        super().__init__(parts, parts.transformer, text_encoders, FlowSamplers(parts.scheduler, self.PATCH))
+        super().__init__(parts, parts.transformer, FlowSamplers(parts.scheduler, self.PATCH))
         self.samplers: FlowSamplers
         self.transformer = parts.transformer
         self.text_encoder = parts.text_encoder
 
+    @property
+    def latent_channels(self) -> int:
+        """Of the latents before they are packed."""
+        return self.transformer.config.in_channels // self.PATCH**2
+
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, the way drawing does."""
-        with working(self.reading_device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoder.device
+        with working(device):
             embeds, pooled, _ = self.parts.encode_prompt(
-                list(prompts), None, self.reading_device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
+                list(prompts), None, device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 

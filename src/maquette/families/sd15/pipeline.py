@@ -1,6 +1,7 @@
 """A Stable Diffusion base on a device: one text encoder, and a UNet that attends to what it says."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -18,7 +19,7 @@ class Sd15Pipeline(LatentPipeline):
     """Autoencoder, denoiser, text encoder and noise schedule of one base, frozen."""
 
     LIBRARY = StableDiffusionPipeline
-    ABSENT = {
+    ABSENT: ClassVar = {
         "safety_checker": None,
         "feature_extractor": None,
         "image_encoder": None,
@@ -26,15 +27,17 @@ class Sd15Pipeline(LatentPipeline):
     }
 
     def __init__(self, parts: StableDiffusionPipeline) -> None:
-        super().__init__(parts, parts.unet, [parts.text_encoder], DiffusionSamplers(parts.scheduler))
+        super().__init__(parts, parts.unet, DiffusionSamplers(parts.scheduler))
         self.unet = parts.unet
         self.text_encoder = parts.text_encoder
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to `prompt_embeds` (prompts, tokens, width), the way drawing does."""
-        with working(self.reading_device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoder.device
+        with working(device):
             embeds, _ = self.parts.encode_prompt(
-                list(prompts), self.reading_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                list(prompts), device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
         return {"prompt_embeds": embeds}
 
@@ -57,6 +60,6 @@ class Sd15Pipeline(LatentPipeline):
         )
         guided = request.guidance_scale > 1
         prompts = (request.negative_prompt, request.prompt) if guided else (request.prompt,)
-        with working(self.reading_device):
+        with working(self.device):
             embeds = encoder.encode(*prompts).embeds
         return Denoiser(self.predict, {"prompt_embeds": embeds}, request.guidance_scale)

@@ -1,6 +1,7 @@
 """A Stable Diffusion XL base on a device: two text encoders, and a UNet that is also told of the picture's size."""
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -24,18 +25,20 @@ class SdxlPipeline(LatentPipeline):
     """
 
     LIBRARY = StableDiffusionXLPipeline
-    ABSENT = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
+    ABSENT: ClassVar = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def __init__(self, parts: StableDiffusionXLPipeline) -> None:
-        text_encoders = [parts.text_encoder, parts.text_encoder_2]
-        super().__init__(parts, parts.unet, text_encoders, DiffusionSamplers(parts.scheduler))
+        super().__init__(parts, parts.unet, DiffusionSamplers(parts.scheduler))
         self.unet = parts.unet
+        self.text_encoders: tuple[Any, Any] = (parts.text_encoder, parts.text_encoder_2)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, the way drawing does."""
-        with working(self.reading_device):
+        # The denoiser may be elsewhere.
+        device = self.text_encoders[0].device
+        with working(device):
             embeds, _, pooled, _ = self.parts.encode_prompt(
-                list(prompts), device=self.reading_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
@@ -46,9 +49,9 @@ class SdxlPipeline(LatentPipeline):
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet says of latents (pictures, channels, height, width)."""
         told = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": self._time_ids(latents)}
-        return self.unet(
-            latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False
-        )[0]
+        return self.unet(latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False)[
+            0
+        ]
 
     def denoiser_for(self, request: DrawRequest) -> Denoiser:
         """The UNet with the request's prompts, the negative one where there is guidance."""
@@ -62,7 +65,10 @@ class SdxlPipeline(LatentPipeline):
 
     def _encoded(self, request: DrawRequest, *prompts: str) -> Conditioning:
         first, second = (self._said(request, number, prompts) for number in range(2))
-        return {"prompt_embeds": torch.cat([first.embeds, second.embeds], dim=-1), "pooled_prompt_embeds": second.pooled}
+        return {
+            "prompt_embeds": torch.cat([first.embeds, second.embeds], dim=-1),
+            "pooled_prompt_embeds": second.pooled,
+        }
 
     def _said(self, request: DrawRequest, number: int, prompts: Sequence[str]) -> Said:
         """What one of the text encoders says."""
@@ -74,7 +80,7 @@ class SdxlPipeline(LatentPipeline):
             embeddings=request.embeddings,
             tensor=OF_TWO_ENCODERS[number],
         )
-        with working(self.reading_device):
+        with working(self.device):
             return encoder.encode(*prompts)
 
     def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:

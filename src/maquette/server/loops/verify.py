@@ -17,7 +17,9 @@ async def verify_result(storage: Storage, prefix: str, manifest: Manifest) -> No
     Raises:
         Unverified: something differs.
     """
-    await _verify_file(storage, prefix, manifest.sample)
+    for record in manifest.files:
+        if record != manifest.weights:
+            await _verify_file(storage, prefix, record)
     head = await _verify_file(storage, prefix, manifest.weights)
     try:
         header = parse_header(head)

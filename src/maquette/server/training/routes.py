@@ -7,8 +7,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 
+from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.requirements import read
 from maquette.core.specs import TaskType, TrainingRequest
+from maquette.core.weights import LoraLayout
 from maquette.db.engine import Database
 from maquette.server.assets import service as assets
 from maquette.server.http_errors import CREATES_TASK, ERRORS, GETS_RESULT, RESULT_ERRORS, TASK_CREATING_ERRORS
@@ -25,7 +27,7 @@ from maquette.server.training.schemas import (
     TrainingBody,
     TrainingStatus,
 )
-from maquette.storage.base import Storage
+from maquette.storage.base import ObjectMissing, Storage
 
 Limit = Annotated[int, QueryParameter(name="pagination.limit", ge=1, le=100, description="Rows on the page.")]
 Cursor = Annotated[
@@ -51,6 +53,11 @@ TaskIdQuery = Annotated[
 OURS = Published("the call is ours")
 After = Annotated[
     int, QueryParameter(name="after", ge=0, le=2**62, description="Number of the last event known."), OURS
+]
+Layout = Annotated[
+    LoraLayout,
+    QueryParameter(name="layout", description="`diffusers`, or `kohya` for ComfyUI and the web interfaces."),
+    OURS,
 ]
 EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page."), OURS]
 
@@ -177,10 +184,14 @@ async def task_weights(
     database: NamedDependency[Database],
     storage: NamedDependency[SkipValidation[Storage]],
     task_id: FromPath[str],
+    layout: Layout = LoraLayout.DIFFUSERS,
 ) -> Stream:
-    """The trained LoRA as a safetensors file in diffusers layout."""
+    """The trained LoRA as a safetensors file."""
     async with database.read() as conn:
-        name, key = await service.weights(conn, tenant_id, task_id)
-    info = await storage.head(key)
+        name, key = await service.weights(conn, tenant_id, task_id, layout)
+    try:
+        info = await storage.head(key)
+    except ObjectMissing:
+        raise MaquetteError(ErrorReason.CONFLICT, f"layout: this LoRA was not written as {layout}") from None
     headers = {"content-disposition": f'attachment; filename="{name}"', "content-length": str(info.size)}
     return Stream(storage.stream(key), headers=headers, media_type="application/octet-stream")

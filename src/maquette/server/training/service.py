@@ -6,7 +6,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
+from maquette.core.rundir import LORA_FILES
 from maquette.core.specs import TaskType
+from maquette.core.weights import LoraLayout
 from maquette.db.events import append_event, list_events
 from maquette.db.move import move_task
 from maquette.db.now import now
@@ -175,8 +177,8 @@ async def events(conn: AsyncConnection, tenant_id: str, task_id: str, *, after: 
     return EventPage(entries, entries[-1].number if entries else after)
 
 
-async def weights(conn: AsyncConnection, tenant_id: str, task_id: str) -> tuple[str, str]:
-    """Published name and object key of a task's LoRA.
+async def weights(conn: AsyncConnection, tenant_id: str, task_id: str, layout: LoraLayout) -> tuple[str, str]:
+    """Published name and object key of a task's LoRA in a layout.
 
     Raises:
         TaskNotFound: see `find`.
@@ -186,7 +188,9 @@ async def weights(conn: AsyncConnection, tenant_id: str, task_id: str) -> tuple[
     if task.model_name is None or task.model_object_key is None:
         ending = "it never will" if TASK.is_final(task.status) else "wait for SUCCESS"
         raise MaquetteError(ErrorReason.CONFLICT, f"the task is {task.status} and has no weights; {ending}")
-    return task.model_name, task.model_object_key
+    folder, _, _ = task.model_object_key.rpartition("/")
+    key = task.model_object_key if layout is LoraLayout.DIFFUSERS else f"{folder}/{LORA_FILES[layout]}"
+    return task.model_name, key
 
 
 async def _queue_place(conn: AsyncConnection, task: TaskRecord) -> QueuePlace:
