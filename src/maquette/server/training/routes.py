@@ -7,7 +7,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 
+from maquette.core.picture_format import PictureFormat
 from maquette.core.requirements import read
+from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE
 from maquette.core.specs import TaskType, TrainingRequest
 from maquette.db.engine import Database
 from maquette.server.assets import service as assets
@@ -18,6 +20,7 @@ from maquette.server.settings import Settings
 from maquette.server.training import creation, service
 from maquette.server.training.schemas import (
     CancelAnswer,
+    CheckpointList,
     CreatedTask,
     EventPage,
     TaskDetail,
@@ -181,6 +184,50 @@ async def task_weights(
     """The trained LoRA as a safetensors file in diffusers layout."""
     async with database.read() as conn:
         name, key = await service.weights(conn, tenant_id, task_id)
+    return await _lora(storage, key, name)
+
+
+@get("/training/{task_id:str}/checkpoints", responses=ERRORS)
+async def task_checkpoints(
+    tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: FromPath[str]
+) -> CheckpointList:
+    """The checkpoints of a training that are kept, oldest first."""
+    async with database.read() as conn:
+        return await service.checkpoints(conn, tenant_id, task_id)
+
+
+@get("/training/{task_id:str}/checkpoints/{step:int}/weights", responses=ERRORS, media_type="application/octet-stream")
+async def checkpoint_weights(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    task_id: FromPath[str],
+    step: FromPath[int],
+) -> Stream:
+    """A checkpoint's LoRA as a safetensors file in diffusers layout."""
+    async with database.read() as conn:
+        key = await service.checkpoint_file(conn, tenant_id, task_id, step, CHECKPOINT_LORA)
+    return await _lora(storage, key, f"{task_id}-step-{step}.safetensors")
+
+
+@get("/training/{task_id:str}/checkpoints/{step:int}/samples/{index:int}", responses=ERRORS, media_type="image/png")
+async def checkpoint_sample(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    task_id: FromPath[str],
+    step: FromPath[int],
+    index: FromPath[int],
+) -> Stream:
+    """A picture drawn with a checkpoint's LoRA, where the request asked for `checkpoint_samples`; counted from 0."""
+    async with database.read() as conn:
+        key = await service.checkpoint_file(conn, tenant_id, task_id, step, CHECKPOINT_SAMPLE.format(index))
+    info = await storage.head(key)
+    headers = {"content-length": str(info.size)}
+    return Stream(storage.stream(key), headers=headers, media_type=PictureFormat.PNG.content_type)
+
+
+async def _lora(storage: Storage, key: str, name: str) -> Stream:
     info = await storage.head(key)
     headers = {"content-disposition": f'attachment; filename="{name}"', "content-length": str(info.size)}
     return Stream(storage.stream(key), headers=headers, media_type="application/octet-stream")
