@@ -152,7 +152,7 @@ class TestDivergence:
         spec = replace(spec, training=replace(spec.training, settings=settings))
         with (
             Reporter(directory.events) as reporter,
-            pytest.raises(RunFailed, match="after step 1 the weight") as failure,
+            pytest.raises(RunFailed, match="after step 1 the weight") as caught,
         ):
             run(Attempt(directory, spec, Supervision(directory), reporter))
         assert caught.value.reason is Reason.DIVERGED
