@@ -43,6 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from machine import machine
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.rundir import RunDirectory
+from maquette.core.specs import SampleSpec
 from maquette.families.base import Family, Pipeline, load_family
 from maquette.families.precision import working
 from maquette.families.sd15.adapters import UNET_TARGETS
@@ -51,7 +52,11 @@ from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer import loop
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
+from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.evaluation import Evaluation
+from maquette.trainer.keeping import Keeper
+from maquette.trainer.memory import PeakMeter
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
@@ -248,6 +253,8 @@ def our_loop(
     if compiled:
         denoiser: Any = pipeline
         denoiser.unet.compile()
+    evaluation = Evaluation(examples, objective, (), settings.seed, device)
+    meter = PeakMeter(device)
     with Reporter(run.events) as reporter:
 
         def train(count: int) -> None:
@@ -255,7 +262,8 @@ def our_loop(
             training = replace(spec.training, settings=replace(settings, max_train_steps=state.step + count))
             change_spec(run, training=training, checkpoint_every=10**9)
             attempt = Attempt(run, read_spec(run), Supervision(run), reporter)
-            loop.train(attempt, state, examples, objective)
+            keeper = KeepsNothing(attempt, evaluation, {}, no_picture)
+            loop.train(attempt, state, examples, objective, keeper, meter, micro_batch=settings.train_batch_size)
             synchronise(device)
 
         train(WARM_UP)
@@ -264,6 +272,21 @@ def our_loop(
             train(steps)
             figures.steps.append((time.perf_counter() - began) / steps)
             yield figures
+
+
+class KeepsNothing(Keeper):
+    """Takes no checkpoints: the plain loop takes none in so few steps either."""
+
+    def keep_beginning(self, state: TrainingState) -> None:
+        """See `Keeper.keep_beginning`."""
+
+    def keep(self, state: TrainingState) -> None:
+        """See `Keeper.keep`."""
+
+
+def no_picture(_: SampleSpec) -> Image.Image:
+    """Nothing is drawn."""
+    raise NotImplementedError
 
 
 def fresh_state(family: Family, pipeline: Pipeline, run: RunDirectory, randomness: Randomness) -> Any:

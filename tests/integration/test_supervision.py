@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 from maquette.core.ids import new_asset_id, new_id
 from maquette.core.lifecycle import Reason, TaskStatus
 from maquette.core.metrics import MetricsBlock
+from maquette.core.progress import MemoryTaken, Planned, Resumed, SteppedBack, TrainerMessage, Validated
 from maquette.core.rundir import Manifest
 from maquette.db.tables import (
     attempts,
@@ -22,6 +23,7 @@ from maquette.db.tables import (
 )
 from maquette.executors.base import AttemptPlan
 from maquette.server.loops import supervision
+from maquette.server.loops.attempts import load_plan
 from maquette.server.loops.reap import ReapLoop
 from maquette.server.loops.sweep import UploadSweep
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, SLOW, STEPS, Service
@@ -50,21 +52,75 @@ async def test_a_task_succeeds_with_a_model_whose_bytes_are_in_storage(service: 
 
 async def test_a_run_is_measured_step_by_step_and_its_last_checkpoints_are_kept(service: Service) -> None:
     await service.start()
-    task_id = await service.add_task(steps=300)
+    task_id = await service.add_task(steps=512)
     await service.ended(task_id)
     async with service.database.read() as conn:
         rows = await conn.execute(select(metrics_blocks.c.data).order_by(metrics_blocks.c.first_step))
         blocks = [msgspec.msgpack.decode(data, type=MetricsBlock) for data in rows.scalars()]
         kept = (await conn.scalars(select(checkpoints.c.step).order_by(checkpoints.c.step))).all()
-    assert [(block.first_step, block.last_step) for block in blocks] == [(1, 256), (257, 300)]
-    assert [loss for block in blocks for loss in block.loss] == [1.0 / step for step in range(1, 301)]
-    assert list(kept) == [296, 300]
+    assert [(block.first_step, block.last_step) for block in blocks] == [(1, 256), (257, 512)]
+    assert [loss for block in blocks for loss in block.loss] == [1.0 / step for step in range(1, 513)]
+    assert list(kept) == [500, 508, 512]
     stored = {
         item.key.split("/checkpoints/")[1].split("/")[0]
         async for item in service.storage.list("tasks")
         if "/checkpoints/" in item.key
     }
-    assert stored == {"step-000296", "step-000300"}
+    assert stored == {"step-000500", "step-000508", "step-000512"}
+
+
+async def test_an_attempt_after_one_that_ran_out_of_memory_is_told_to_be_leaner(service: Service) -> None:
+    await service.start()
+    task_id = await service.add_task(Script(fail_at=1, reason=Reason.OUT_OF_MEMORY))
+    row = await service.ended(task_id)
+    assert (row.status, row.fence) == (TaskStatus.SUCCESS, 2)
+    async with service.database.read() as conn:
+        plans = [
+            await load_plan(conn, task_id, fence, device="cpu", checkpoint_every=4, keep_every=0) for fence in (1, 2, 3)
+        ]
+    assert [plan and plan.leaner for plan in plans] == [0, 1, 1]
+
+
+async def test_what_a_trainer_says_of_how_it_goes_is_in_the_tasks_history(service: Service) -> None:
+    task_id = await service.add_task(Script(hang_at=1))
+    await service.start()
+    await service.until(task_id, TaskStatus.TRAINING, step=1)
+    said: list[TrainerMessage] = [
+        Planned(
+            at=1.0,
+            dtype="float32",
+            gradient_checkpointing=False,
+            micro_batch=1,
+            parts_in_turn=False,
+            needed_bytes=3,
+            free_bytes=9,
+            why="it fits",
+        ),
+        Resumed(at=1.0, step=4, verified=True, recorded=0.5, computed=0.5),
+        Validated(at=1.0, step=4, loss=0.25),
+        SteppedBack(at=1.0, diverged_at=6, to=4, lr=5e-5, why="the loss of step 6 is nan"),
+        MemoryTaken(at=1.0, peak_bytes=2, needed_bytes=3),
+    ]
+    (attempt,) = service.node.attempts.values()
+    attempt.events += b"".join(msgspec.json.encode(message) + b"\n" for message in said)
+    async with asyncio.timeout(PATIENCE):
+        while not await service.told(task_id, "memory"):
+            await asyncio.sleep(0.01)
+    assert await service.told(task_id, "plan") == [
+        {
+            "dtype": "float32",
+            "gradient_checkpointing": False,
+            "micro_batch": 1,
+            "parts_in_turn": False,
+            "needed_bytes": 3,
+            "free_bytes": 9,
+            "why": "it fits",
+        }
+    ]
+    assert await service.told(task_id, "resumed") == [{"step": 4, "verified": True, "recorded": 0.5, "computed": 0.5}]
+    assert await service.told(task_id, "validation") == [{"step": 4, "loss": 0.25}]
+    assert [told["to"] for told in await service.told(task_id, "stepped_back")] == [4]
+    assert await service.told(task_id, "memory") == [{"peak_bytes": 2, "needed_bytes": 3}]
 
 
 async def test_a_killed_trainer_is_resumed_from_its_checkpoint_to_the_same_bytes(service: Service) -> None:

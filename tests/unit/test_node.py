@@ -37,7 +37,7 @@ from maquette.executors.process import MARK, TrainerProcess, processes_marked, t
 from maquette.executors.staging import (
     StagingFailed,
     inside,
-    stage_in_newest_checkpoint,
+    stage_in_newest_checkpoints,
     stage_in_pictures,
     stage_out_checkpoint,
     stage_out_result,
@@ -595,21 +595,21 @@ def checkpoints_in(run: RunDirectory) -> set[str]:
     return {path.name for path in run.checkpoints.iterdir()}
 
 
-async def test_newest_usable_checkpoint_is_staged_in_and_nothing_of_the_others(
+async def test_the_newest_two_usable_checkpoints_are_staged_in_and_nothing_of_the_others(
     run: RunDirectory, storage: Storage
 ) -> None:
-    older, newer = await stored_checkpoint(storage, 4), await stored_checkpoint(storage, 8)
-    await stage_in_newest_checkpoint(storage, run, (newer, older))
-    assert checkpoints_in(run) == {"step-000008"}
+    first, older, newer = [await stored_checkpoint(storage, step) for step in (2, 4, 8)]
+    await stage_in_newest_checkpoints(storage, run, (newer, newer, older, first))
+    assert checkpoints_in(run) == {"step-000004", "step-000008"}
     await storage.put(f"{newer.prefix}/state.safetensors", b"other bytes")
     with capture_logs() as logs:
-        await stage_in_newest_checkpoint(storage, run, (newer, older))
+        await stage_in_newest_checkpoints(storage, run, (newer, older))
     assert [(line["event"], line["checkpoint"]) for line in logs] == [("checkpoint unusable", newer.prefix)]
     assert checkpoints_in(run) == {"step-000004"}
     manifest = run.read(run.checkpoint(4) / CHECKPOINT_MANIFEST, CheckpointManifest)
     assert manifest == CheckpointManifest(step=4, files=older.files)
     await storage.delete(f"{older.prefix}/state.safetensors")
-    await stage_in_newest_checkpoint(storage, run, (newer, older))
+    await stage_in_newest_checkpoints(storage, run, (newer, older))
     assert checkpoints_in(run) == set()
 
 
@@ -617,7 +617,7 @@ async def test_disk_that_fails_is_no_reason_for_an_older_checkpoint(run: RunDire
     refs = (await stored_checkpoint(storage, 8), await stored_checkpoint(storage, 4))
     run.checkpoint(8).write_bytes(b"in the way")
     with pytest.raises(FileExistsError):
-        await stage_in_newest_checkpoint(storage, run, refs)
+        await stage_in_newest_checkpoints(storage, run, refs)
 
 
 async def test_picture_already_there_is_not_fetched_again(run: RunDirectory, storage: Storage) -> None:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from maquette.core.progress import Step
+
 BLOCK_STEPS = 256
 
 
@@ -13,23 +15,33 @@ class MetricsBlock(Struct, kw_only=True):
         loss: training loss of the step.
         lr: learning rate the step used.
         seconds: the step's duration.
+        grad_norm: norm of the step's gradient before it was clipped.
+        peak_bytes: most memory that the attempt had taken by then.
     """
 
     first_step: int
     loss: list[float] = []
     lr: list[float] = []
     seconds: list[float] = []
+    grad_norm: list[float] = []
+    peak_bytes: list[int] = []
 
     @property
     def last_step(self) -> int:
         """The newest step held; `first_step - 1` when empty."""
         return self.first_step + len(self.loss) - 1
 
-    def put(self, step: int, *, loss: float, lr: float, seconds: float) -> None:
+    def put(self, step: Step) -> None:
         """Add a step; one that was there already, and all after it, give way to it (a resumed run repeats steps)."""
-        index = step - self.first_step
-        for series, value in ((self.loss, loss), (self.lr, lr), (self.seconds, seconds)):
-            series[index:] = [value]
+        index = step.step - self.first_step
+        # Blocks of older servers lack the newer series: those begin where they are first told.
+        for series in (self.grad_norm, self.peak_bytes):
+            series.extend([0] * (index - len(series)))
+        self.loss[index:] = [step.loss]
+        self.lr[index:] = [step.lr]
+        self.seconds[index:] = [step.seconds]
+        self.grad_norm[index:] = [step.grad_norm]
+        self.peak_bytes[index:] = [step.peak_bytes]
 
 
 def first_step_of_block(step: int) -> int:

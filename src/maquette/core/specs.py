@@ -612,7 +612,7 @@ def resolve(
     """
     given = request.expert_setting
     learned = sum(not picture.held_out for picture in pictures)
-    if not learned:
+    if pictures and not learned:
         raise InvalidRequest("image_dataset_items", "must have an item that is not held_out, got none")
     settings = _resolve_settings(given, task_type, learned, defaults, draw_seed)
     preparation = _resolve_preparation(request)

@@ -33,9 +33,11 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
         base_path: the base model's folder.
         pictures: storage key of each picture of `training.pictures`, in that order.
         resume_from: checkpoints that the attempt may continue, newest first; it takes the first whose files are all in
-            storage as recorded, and starts afresh where there is none.
+            storage as recorded and which proves to be what it claims, and starts afresh where there is none.
         device: the claimed device, a torch device string.
         checkpoint_every: optimiser steps between checkpoints.
+        keep_every: see `core.rundir.stays`.
+        leaner: how many earlier attempts of the task ran out of memory.
         output_prefix: storage prefix under which this attempt's files are staged out.
     """
 
@@ -50,6 +52,8 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     output_prefix: str
     tenant_id: str = ""
     name: str = ""
+    keep_every: int = 0
+    leaner: int = 0
 
 
 class Liveness(StrEnum):

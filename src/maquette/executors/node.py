@@ -19,7 +19,7 @@ from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness, Observ
 from maquette.executors.process import PROGRAM, TrainerProcess
 from maquette.executors.staging import (
     inside,
-    stage_in_newest_checkpoint,
+    stage_in_newest_checkpoints,
     stage_in_pictures,
     stage_out_checkpoint,
     stage_out_result,
@@ -132,7 +132,7 @@ class NodeAttempt:
     async def _stage_in(self, plan: AttemptPlan) -> None:
         await asyncio.to_thread(self.run.write, self.run.plan, plan)
         await stage_in_pictures(self._storage, self.run, plan.training.pictures, plan.pictures)
-        await stage_in_newest_checkpoint(self._storage, self.run, plan.resume_from)
+        await stage_in_newest_checkpoints(self._storage, self.run, plan.resume_from)
         spec = RunSpec(
             task_id=plan.task_id,
             fence=plan.fence,
@@ -141,6 +141,8 @@ class NodeAttempt:
             base_path=plan.base_path,
             device=plan.device,
             checkpoint_every=plan.checkpoint_every,
+            keep_every=plan.keep_every,
+            leaner=plan.leaner,
             abandon_after=self._settings.abandon_after,
             step_delay=self._settings.step_delay,
             cache_path=str(inside(self._caches, plan.tenant_id)) if self._caches and plan.tenant_id else "",

@@ -15,7 +15,14 @@ import msgspec
 import structlog
 
 from maquette.core.files import file_sha256
-from maquette.core.rundir import CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, Manifest, RunDirectory
+from maquette.core.rundir import (
+    CHECKPOINT_MANIFEST,
+    KEPT_CHECKPOINTS,
+    CheckpointManifest,
+    FileRecord,
+    Manifest,
+    RunDirectory,
+)
 from maquette.core.specs import Picture
 from maquette.executors.base import CheckpointRef
 from maquette.storage.base import ObjectMissing, Storage, StorageFailed
@@ -62,9 +69,10 @@ async def stage_in_pictures(
         raise failures.exceptions[0] from failures
 
 
-async def stage_in_newest_checkpoint(storage: Storage, run: RunDirectory, refs: Sequence[CheckpointRef]) -> None:
-    """Bring the first checkpoint that is usable, of those given newest first; none where none is.
+async def stage_in_newest_checkpoints(storage: Storage, run: RunDirectory, refs: Sequence[CheckpointRef]) -> None:
+    """Bring the first checkpoints that are usable, of those given newest first; none where none is.
 
+    More than one, since the trainer goes back to the one before where the newest does not prove to be what it claims.
     The same LoRA comes out of a run from an older checkpoint or from the start: only time is lost, which beats a task
     that can't go on. A store that refuses everything is another matter: it may be back in a minute, with all of it.
 
@@ -73,7 +81,10 @@ async def stage_in_newest_checkpoint(storage: Storage, run: RunDirectory, refs: 
         OSError: the disk fails.
     """
     refusal: StorageFailed | None = None
+    brought: set[int] = set()
     for ref in refs:
+        if ref.step in brought:
+            continue
         try:
             await stage_in_checkpoint(storage, run, ref)
         except (StagingFailed, StorageFailed) as error:
@@ -82,7 +93,11 @@ async def stage_in_newest_checkpoint(storage: Storage, run: RunDirectory, refs: 
             await asyncio.to_thread(shutil.rmtree, run.checkpoint(ref.step), ignore_errors=True)
             refusal = error if isinstance(error, StorageFailed) else refusal
         else:
-            return
+            brought.add(ref.step)
+            if len(brought) == KEPT_CHECKPOINTS:
+                break
+    if brought:
+        return
     if refusal:
         raise refusal
     if refs:

@@ -251,6 +251,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
+    keep_checkpoint_every: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Checkpoints whose step is a multiple of this stay, beside the newest two; 0 keeps no others.",
+        ),
+    ] = 500
     task_deadline: Annotated[
         float, Meta(gt=0, description="Seconds from a task's creation after which it is FAILED, queued or training.")
     ] = 7 * 24 * 3600.0

@@ -38,7 +38,7 @@ def _classify(error: Exception) -> tuple[Reason, str]:
             return error.reason, error.message
         case BrokenBase() | UnknownName():
             return Reason.BASE_MISSING, str(error)
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return Reason.DISK_FULL, f"no space left to write {error.filename or 'a file'}"
         case _:
             return Reason.INTERNAL, f"{type(error).__name__}: {error}"

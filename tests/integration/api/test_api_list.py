@@ -178,6 +178,9 @@ async def test_a_second_tenant_sees_nothing(api: Api, stranger: Api, database: D
         ("GET", "/v3/training/{}"),
         ("GET", "/v3/training/{}/events"),
         ("GET", "/v3/training/{}/weights"),
+        ("GET", "/v3/training/{}/checkpoints"),
+        ("GET", "/v3/training/{}/checkpoints/4/weights"),
+        ("GET", "/v3/training/{}/checkpoints/4/samples/0"),
         ("POST", "/v3/training/{}/cancel"),
     ]
     for method, path in calls:

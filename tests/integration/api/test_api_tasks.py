@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import insert, update
 
 from maquette.core.lifecycle import Reason, TaskStatus
+from maquette.core.rundir import FileRecord
 from maquette.db.engine import Database
 from maquette.db.move import move_task
 from maquette.db.now import now_sql
-from maquette.db.tables import attempts, tasks
+from maquette.db.tables import attempts, checkpoints, tasks
 from maquette.server.access.repository import tenant_id
 from maquette.server.models import service as models
 from maquette.storage.base import Storage
@@ -291,6 +292,51 @@ async def test_a_layout_that_an_earlier_version_did_not_write_is_told(
     response = await api.http.get(f"/v3/training/{task_id}/weights", params={"layout": "kohya"})
     assert reason(response) == (409, "CONFLICT")
     assert response.json()["message"] == "layout: this LoRA was not written as kohya"
+
+
+async def keep(database: Database, storage: Storage, task_id: str, fence: int, step: int, **files: bytes) -> None:
+    """A stored checkpoint; files by their names without endings."""
+    prefix = f"tasks/{task_id}/{fence}/checkpoints/step-{step:06d}"
+    records: list[FileRecord] = []
+    for name, content in files.items():
+        path = f"{name}.safetensors" if name == "adapter" else f"{name.replace('_', '-')}.png"
+        await storage.put(f"{prefix}/{path}", content)
+        records.append(FileRecord(path, len(content), hashlib.sha256(content).hexdigest()))
+    owner = await tenant(database)
+    async with database.write() as conn:
+        await conn.execute(
+            insert(checkpoints).values(
+                task_id=task_id,
+                fence=fence,
+                step=step,
+                tenant_id=owner,
+                prefix=prefix,
+                files=records,
+                created_at=now_sql(conn),
+            )
+        )
+
+
+async def test_checkpoints_are_listed_and_downloaded_as_loras_with_their_pictures(
+    api: Api, database: Database, storage: Storage
+) -> None:
+    task_id = await make(database, status=TaskStatus.TRAINING)
+    url = f"/v3/training/{task_id}/checkpoints"
+    assert (await api.http.get(url)).json() == {"checkpoints": []}
+    await keep(database, storage, task_id, 1, 4, adapter=b"lost and taken anew")
+    await keep(database, storage, task_id, 2, 4, adapter=b"four", sample_0=b"a cat", sample_1=b"any cat")
+    await keep(database, storage, task_id, 2, 8, adapter=WEIGHTS)
+    first, second = (await api.http.get(url)).json()["checkpoints"]
+    assert (first["step"], first["size"], first["samples"]) == (4, 4, 2)
+    assert (second["step"], second["sha256"], second["samples"]) == (8, SHA256, 0)
+    lora = await api.http.get(f"{url}/8/weights")
+    assert lora.content == WEIGHTS
+    assert lora.headers["content-disposition"] == f'attachment; filename="{task_id}-step-8.safetensors"'
+    assert (await api.http.get(f"{url}/4/weights")).content == b"four"
+    picture = await api.http.get(f"{url}/4/samples/1")
+    assert (picture.content, picture.headers["content-type"]) == (b"any cat", "image/png")
+    for missing in ("5/weights", "8/samples/0", "4/samples/2"):
+        assert reason(await api.http.get(f"{url}/{missing}")) == (404, "CHECKPOINT_NOT_FOUND")
 
 
 @pytest.mark.parametrize("status", sorted(set(TaskStatus) - {TaskStatus.SUCCESS}))

@@ -16,6 +16,7 @@ from maquette.trainer.failures import RunFailed, failed
         (UnknownName("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
         (OSError(errno.ENOSPC, "No space left", "/run/x"), Reason.DISK_FULL, "no space left to write /run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, "no space left to write a file"),
+        (OSError(errno.EFBIG, "File too large"), Reason.DISK_FULL, "no space left to write a file"),
         (OSError(errno.EIO, "I/O error"), Reason.INTERNAL, "OSError: [Errno 5] I/O error"),
         (KeyError("lora"), Reason.INTERNAL, "KeyError: 'lora'"),
     ],

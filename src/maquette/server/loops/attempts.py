@@ -12,14 +12,12 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import Reason, TaskStatus
-from maquette.core.rundir import FileRecord
+from maquette.core.rundir import FileRecord, stays
 from maquette.core.specs import TrainingSpec
 from maquette.db.dialects import insert
 from maquette.db.now import now_sql
 from maquette.db.tables import attempts, bases, checkpoints, dataset_items, device_claims, tasks
 from maquette.executors.base import AttemptPlan, CheckpointRef
-
-KEEP_CHECKPOINTS = 2
 
 
 class QueuedTask(Struct, frozen=True, kw_only=True):
@@ -262,9 +260,18 @@ async def add_checkpoint(conn: AsyncConnection, attempt: OpenAttempt, checkpoint
     )
 
 
-async def drop_old_checkpoints(conn: AsyncConnection, task_id: str) -> list[CheckpointRef]:
-    """Forget all but the newest checkpoints of a task; the caller deletes their objects after the commit."""
-    old = (await stored_checkpoints(conn, task_id))[KEEP_CHECKPOINTS:]
+async def drop_old_checkpoints(conn: AsyncConnection, task_id: str, keep_every: int) -> list[CheckpointRef]:
+    """Forget those of a task's checkpoints that need not stay; the caller deletes their objects after the commit.
+
+    One of an earlier attempt whose step a later attempt has taken anew need not.
+    """
+    found = await stored_checkpoints(conn, task_id)
+    anew: set[int] = set()
+    old: list[CheckpointRef] = []
+    for newer, checkpoint in enumerate(found):
+        if not stays(checkpoint.step, newer, 0 if checkpoint.step in anew else keep_every):
+            old.append(checkpoint)
+        anew.add(checkpoint.step)
     if old:
         await conn.execute(
             delete(checkpoints).where(
@@ -288,7 +295,7 @@ async def stored_checkpoints(conn: AsyncConnection, task_id: str) -> list[Checkp
 
 
 async def load_plan(
-    conn: AsyncConnection, task_id: str, fence: int, *, device: str, checkpoint_every: int
+    conn: AsyncConnection, task_id: str, fence: int, *, device: str, checkpoint_every: int, keep_every: int
 ) -> AttemptPlan | None:
     """The plan of an attempt, the same whenever it is asked for, or None where the pinned base is gone.
 
@@ -324,10 +331,20 @@ async def load_plan(
         resume_from=tuple(earlier),
         device=device,
         checkpoint_every=checkpoint_every,
+        keep_every=keep_every,
+        leaner=await _count_out_of_memory(conn, task_id, fence),
         output_prefix=output_prefix(task_id, fence),
         tenant_id=row.tenant_id,
         name=row.name,
     )
+
+
+async def _count_out_of_memory(conn: AsyncConnection, task_id: str, before: int) -> int:
+    """How many of a task's attempts before this fence ran out of memory."""
+    query = select(func.count()).where(
+        attempts.c.task_id == task_id, attempts.c.fence < before, attempts.c.reason == Reason.OUT_OF_MEMORY
+    )
+    return (await conn.execute(query)).scalar_one()
 
 
 def output_prefix(task_id: str, fence: int) -> str:

@@ -41,6 +41,7 @@ class DispatchLoop(Loop):
         *,
         interval: float,
         checkpoint_every: int,
+        keep_every: int,
         task_deadline: float,
     ) -> None:
         super().__init__(interval)
@@ -48,6 +49,7 @@ class DispatchLoop(Loop):
         self._executor = executor
         self._lease = lease
         self._checkpoint_every = checkpoint_every
+        self._keep_every = keep_every
         self._task_deadline = task_deadline
 
     async def turn(self) -> None:
@@ -138,6 +140,7 @@ class DispatchLoop(Loop):
                 attempt.fence,
                 device=attempt.device,
                 checkpoint_every=self._checkpoint_every,
+                keep_every=self._keep_every,
             )
         if plan is None:
             await self._give_up(attempt, Reason.BASE_MISSING, "")

@@ -46,7 +46,7 @@ async def _record_metrics(conn: AsyncConnection, attempt: OpenAttempt, steps: Se
         first = first_step_of_block(step.step)
         if first not in blocks:
             blocks[first] = await _load_block(conn, attempt.task_id, first)
-        blocks[first].put(step.step, loss=step.loss, lr=step.lr, seconds=step.seconds)
+        blocks[first].put(step)
     for block in blocks.values():
         await _store_block(conn, attempt, block)
 

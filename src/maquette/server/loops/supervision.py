@@ -52,6 +52,7 @@ class Supervision:
             self.lease,
             interval=settings.loop_interval,
             checkpoint_every=settings.checkpoint_every,
+            keep_every=settings.keep_checkpoint_every,
             task_deadline=settings.task_deadline,
         )
         watch = WatchLoop(
@@ -60,6 +61,7 @@ class Supervision:
             executor,
             self.lease,
             interval=settings.loop_interval,
+            keep_every=settings.keep_checkpoint_every,
             stop_grace=settings.stop_grace,
             task_deadline=settings.task_deadline,
             on_device_freed=dispatch.wake,

@@ -15,12 +15,17 @@ from maquette.core.progress import (
     Failed,
     Finished,
     Found,
+    MemoryTaken,
     Note,
     PhaseBegan,
+    Planned,
+    Resumed,
     Started,
     Step,
+    SteppedBack,
     Stopped,
     TrainerMessage,
+    Validated,
 )
 from maquette.core.rundir import Manifest
 from maquette.db.engine import Database
@@ -59,6 +64,7 @@ class WatchLoop(Loop):
         lease: Lease,
         *,
         interval: float,
+        keep_every: int,
         stop_grace: float,
         task_deadline: float,
         on_device_freed: Callable[[], None],
@@ -68,6 +74,7 @@ class WatchLoop(Loop):
         self._storage = storage
         self._executor = executor
         self._lease = lease
+        self._keep_every = keep_every
         self._stop_grace = stop_grace
         self._task_deadline = task_deadline
         self._on_device_freed = on_device_freed
@@ -126,7 +133,9 @@ class WatchLoop(Loop):
             await progress.record(conn, attempt, [said for said in seen.messages if isinstance(said, Step)])
             for checkpoint in seen.checkpoints:
                 await attempts.add_checkpoint(conn, attempt, checkpoint)
-            dropped = await attempts.drop_old_checkpoints(conn, attempt.task_id) if seen.checkpoints else []
+            dropped = (
+                await attempts.drop_old_checkpoints(conn, attempt.task_id, self._keep_every) if seen.checkpoints else []
+            )
             await tell(conn, attempt, seen.messages)
         for checkpoint in dropped:
             async for item in self._storage.list(checkpoint.prefix):
@@ -186,6 +195,10 @@ async def tell(conn: AsyncConnection, attempt: OpenAttempt, messages: Sequence[T
                 kind, data = "finding", msgspec.to_builtins(finding)
             case CheckpointSaved(step=step):
                 kind, data = "checkpoint", {"step": step}
+            case Planned() | Resumed() | Validated() | SteppedBack() | MemoryTaken():
+                data = msgspec.to_builtins(said)
+                kind = data.pop("type")
+                del data["at"]
             case _:
                 continue
         await append_event(conn, task_id=attempt.task_id, tenant_id=attempt.tenant_id, kind=kind, data=data)

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.ids import new_id
 from maquette.core.lifecycle import TaskStatus
+from maquette.core.rundir import FileRecord
 from maquette.core.specs import TrainingSpec
 from maquette.db.now import now_sql
-from maquette.db.tables import attempts, dataset_items, datasets, models, tasks
+from maquette.db.tables import attempts, checkpoints, dataset_items, datasets, models, tasks
 
 
 class TaskRow(Struct, frozen=True, kw_only=True):
@@ -121,6 +122,15 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
+class CheckpointRecord(Struct, frozen=True, kw_only=True):
+    """A checkpoint's objects: files under `prefix`; `created_at` in Unix seconds."""
+
+    step: int
+    prefix: str
+    files: tuple[FileRecord, ...]
+    created_at: float
+
+
 _RECORD = (
     select(
         *(tasks.c[field] for field in TaskRecord.__struct_fields__ if not field.startswith("model_")),
@@ -159,6 +169,17 @@ async def list_attempts(conn: AsyncConnection, tenant_id: str, task_id: str) -> 
         .order_by(attempts.c.fence)
     )
     return [AttemptRecord(**row) for row in rows.mappings()]
+
+
+async def list_checkpoints(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[CheckpointRecord]:
+    """A task's stored checkpoints, oldest first; of those of one step the latest attempt's."""
+    rows = await conn.execute(
+        select(checkpoints.c.step, checkpoints.c.prefix, checkpoints.c.files, checkpoints.c.created_at)
+        .where(checkpoints.c.tenant_id == tenant_id, checkpoints.c.task_id == task_id)
+        .order_by(checkpoints.c.step, checkpoints.c.fence)
+    )
+    latest = {row["step"]: msgspec.convert(row, CheckpointRecord) for row in rows.mappings()}
+    return list(latest.values())
 
 
 async def count_ahead(conn: AsyncConnection, task: TaskRecord) -> int:

@@ -8,7 +8,9 @@ from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.picture_format import PictureFormat
 from maquette.core.requirements import read
+from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE
 from maquette.core.specs import TaskType, TrainingRequest
 from maquette.core.weights import LoraLayout
 from maquette.db.engine import Database
@@ -20,6 +22,7 @@ from maquette.server.settings import Settings
 from maquette.server.training import creation, service
 from maquette.server.training.schemas import (
     CancelAnswer,
+    CheckpointList,
     CreatedTask,
     EventPage,
     TaskDetail,
@@ -190,8 +193,52 @@ async def task_weights(
     async with database.read() as conn:
         name, key = await service.weights(conn, tenant_id, task_id, layout)
     try:
-        info = await storage.head(key)
+        return await _lora(storage, key, name)
     except ObjectMissing:
         raise MaquetteError(ErrorReason.CONFLICT, f"layout: this LoRA was not written as {layout}") from None
+
+
+@get("/training/{task_id:str}/checkpoints", responses=ERRORS)
+async def task_checkpoints(
+    tenant_id: NamedDependency[str], database: NamedDependency[Database], task_id: FromPath[str]
+) -> CheckpointList:
+    """The checkpoints of a training that are kept, oldest first."""
+    async with database.read() as conn:
+        return await service.checkpoints(conn, tenant_id, task_id)
+
+
+@get("/training/{task_id:str}/checkpoints/{step:int}/weights", responses=ERRORS, media_type="application/octet-stream")
+async def checkpoint_weights(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    task_id: FromPath[str],
+    step: FromPath[int],
+) -> Stream:
+    """A checkpoint's LoRA as a safetensors file in diffusers layout."""
+    async with database.read() as conn:
+        key = await service.checkpoint_file(conn, tenant_id, task_id, step, CHECKPOINT_LORA)
+    return await _lora(storage, key, f"{task_id}-step-{step}.safetensors")
+
+
+@get("/training/{task_id:str}/checkpoints/{step:int}/samples/{index:int}", responses=ERRORS, media_type="image/png")
+async def checkpoint_sample(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    storage: NamedDependency[SkipValidation[Storage]],
+    task_id: FromPath[str],
+    step: FromPath[int],
+    index: FromPath[int],
+) -> Stream:
+    """A picture drawn with a checkpoint's LoRA, where the request asked for `checkpoint_samples`; counted from 0."""
+    async with database.read() as conn:
+        key = await service.checkpoint_file(conn, tenant_id, task_id, step, CHECKPOINT_SAMPLE.format(index))
+    info = await storage.head(key)
+    headers = {"content-length": str(info.size)}
+    return Stream(storage.stream(key), headers=headers, media_type=PictureFormat.PNG.content_type)
+
+
+async def _lora(storage: Storage, key: str, name: str) -> Stream:
+    info = await storage.head(key)
     headers = {"content-disposition": f'attachment; filename="{name}"', "content-length": str(info.size)}
     return Stream(storage.stream(key), headers=headers, media_type="application/octet-stream")

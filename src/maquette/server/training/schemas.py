@@ -180,6 +180,27 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     pictures: list[PictureEntry]
 
 
+class CheckpointEntry(Struct, frozen=True, kw_only=True):
+    """A checkpoint that is kept: the step after which it was taken, when (Unix seconds), and its LoRA's file.
+
+    Attributes:
+        size, sha256: of the LoRA's file, in bytes and as hex.
+        samples: how many pictures were drawn with it.
+    """
+
+    step: int
+    created_at: int
+    size: int
+    sha256: str
+    samples: int
+
+
+class CheckpointList(Struct, frozen=True):
+    """A task's checkpoints, oldest first."""
+
+    checkpoints: list[CheckpointEntry]
+
+
 class CancelAnswer(Struct, frozen=True):
     """Answer to a cancel call: the status right now; TRAINING means that the training is being stopped."""
 

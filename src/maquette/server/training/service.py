@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
-from maquette.core.rundir import LORA_FILES
+from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE, LORA_FILES
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
 from maquette.db.events import append_event, list_events
@@ -19,6 +19,8 @@ from maquette.server.training.schemas import (
     MODEL_TYPE,
     AttemptEntry,
     CancelAnswer,
+    CheckpointEntry,
+    CheckpointList,
     Distance,
     EventEntry,
     EventPage,
@@ -191,6 +193,45 @@ async def weights(conn: AsyncConnection, tenant_id: str, task_id: str, layout: L
     folder, _, _ = task.model_object_key.rpartition("/")
     key = task.model_object_key if layout is LoraLayout.DIFFUSERS else f"{folder}/{LORA_FILES[layout]}"
     return task.model_name, key
+
+
+async def checkpoints(conn: AsyncConnection, tenant_id: str, task_id: str) -> CheckpointList:
+    """The checkpoints of a task that are kept and hold a LoRA.
+
+    Raises:
+        TaskNotFound: see `find`.
+    """
+    await find(conn, tenant_id, task_id)
+    entries: list[CheckpointEntry] = []
+    for checkpoint in await repository.list_checkpoints(conn, tenant_id, task_id):
+        files = {file.path: file for file in checkpoint.files}
+        if lora := files.get(CHECKPOINT_LORA):
+            entries.append(
+                CheckpointEntry(
+                    step=checkpoint.step,
+                    created_at=int(checkpoint.created_at),
+                    size=lora.size,
+                    sha256=lora.sha256,
+                    samples=sum(CHECKPOINT_SAMPLE.format(index) in files for index in range(len(files))),
+                )
+            )
+    return CheckpointList(entries)
+
+
+async def checkpoint_file(conn: AsyncConnection, tenant_id: str, task_id: str, step: int, name: str) -> str:
+    """Object key of one of a checkpoint's files.
+
+    Raises:
+        TaskNotFound: see `find`.
+        MaquetteError: CHECKPOINT_NOT_FOUND, where no checkpoint of this step is kept, or it has no such file.
+    """
+    await find(conn, tenant_id, task_id)
+    for checkpoint in await repository.list_checkpoints(conn, tenant_id, task_id):
+        if checkpoint.step == step and name in {file.path for file in checkpoint.files}:
+            return f"{checkpoint.prefix}/{name}"
+    raise MaquetteError(
+        ErrorReason.CHECKPOINT_NOT_FOUND, f"no {name} of step {step} is kept; the task's checkpoints are listed"
+    )
 
 
 async def _queue_place(conn: AsyncConnection, task: TaskRecord) -> QueuePlace:

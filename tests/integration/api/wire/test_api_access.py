@@ -22,6 +22,9 @@ KEYED = {
     ("POST", "/training/{task_id:str}/cancel"): KEY,
     ("GET", "/training/{task_id:str}/events"): KEY,
     ("GET", "/training/{task_id:str}/weights"): KEY,
+    ("GET", "/training/{task_id:str}/checkpoints"): KEY,
+    ("GET", "/training/{task_id:str}/checkpoints/{step:int}/weights"): KEY,
+    ("GET", "/training/{task_id:str}/checkpoints/{step:int}/samples/{index:int}"): KEY,
     ("POST", "/async/txt2img"): KEY,
     ("POST", "/async/img2img"): KEY,
     ("GET", "/async/task-result"): KEY,
@@ -59,7 +62,8 @@ def test_every_route_has_a_row(app: Litestar) -> None:
 @pytest.mark.parametrize(("method", "path"), [call for call, permission in MATRIX.items() if permission == KEY])
 async def test_without_a_key_nothing_is_told(api: Api, method: str, path: str) -> None:
     del api.http.headers["authorization"]
-    response = await api.http.request(method, path.replace("{task_id:str}", ID))
+    called = path.replace("{task_id:str}", ID).replace("{step:int}", "4").replace("{index:int}", "0")
+    response = await api.http.request(method, called)
     assert reason(response) == (403, "INVALID_API_KEY")
 
 

@@ -1,0 +1,400 @@
+"""What goes wrong while a run trains: each ends as designed, none with a bad file, none at the cost of a checkpoint."""
+
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from maquette.core.files import file_sha256
+from maquette.core.lifecycle import Reason
+from maquette.core.progress import (
+    Failed,
+    MemoryTaken,
+    Planned,
+    Resumed,
+    Started,
+    Step,
+    SteppedBack,
+    Validated,
+)
+from maquette.core.rundir import (
+    CHECKPOINT_LORA,
+    CHECKPOINT_MANIFEST,
+    CheckpointManifest,
+    FileRecord,
+    Manifest,
+    RunDirectory,
+)
+from maquette.core.specs import LrScheduler, Optimizer
+from maquette.core.weights import read_header
+from maquette.families.sd15.objective import Sd15Objective
+from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
+from maquette.testing.tiny_family import build_tiny_base
+from maquette.trainer import checkpoint
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.failures import RunFailed
+from maquette.trainer.loop import run
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
+from maquette.trainer.tensors import read_tensors, write_tensors
+
+pytestmark = pytest.mark.torch
+
+PATIENCE = 240
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def straight(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run with a checkpoint every second step."""
+    directory = make_run(tmp_path_factory.mktemp("runs") / "straight", base, checkpoint_every=2)
+    run_here(directory)
+    return directory
+
+
+def run_here(directory: RunDirectory) -> None:
+    with Reporter(directory.events) as reporter:
+        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+
+
+def command(directory: RunDirectory) -> list[str]:
+    return [sys.executable, "-m", "maquette.trainer", str(directory.root)]
+
+
+def said(directory: RunDirectory, kind: type) -> list[Any]:
+    return [message for message in read_messages(directory) if isinstance(message, kind)]
+
+
+def steps(directory: RunDirectory) -> list[int]:
+    return [message.step for message in said(directory, Step)]
+
+
+def weights(directory: RunDirectory) -> Path:
+    return directory.output / "lora.safetensors"
+
+
+def whole(directory: RunDirectory) -> list[str]:
+    return [path.name for path in checkpoint.whole(directory, read_spec(directory).training)]
+
+
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[int], float], *, times: int = 1) -> None:
+    """Multiply the loss of some trained steps, counted from 1 over all calls that train."""
+    losses, calls, left = Sd15Objective.losses, 0, times
+
+    def spoiling(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+        nonlocal calls, left
+        found = losses(self, *rest)
+        if torch.is_grad_enabled():
+            calls += 1
+            factor = spoilt(calls)
+            if factor != 1 and left:
+                left -= 1
+                return found * factor
+        return found
+
+    monkeypatch.setattr(Sd15Objective, "losses", spoiling)
+
+
+class TestDivergence:
+    def test_a_loss_that_is_no_number_once_takes_the_run_back_and_it_ends_well(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        spoil_losses(monkeypatch, lambda call: math.nan if call == 4 else 1)
+        run_here(directory)
+        assert steps(directory) == [1, 2, 3, 3, 4, 5, 6]
+        (back,) = said(directory, SteppedBack)
+        assert (back.diverged_at, back.to, back.lr) == (4, 2, pytest.approx(5e-4))
+        assert [step.lr for step in said(directory, Step)] == pytest.approx([1e-3] * 3 + [5e-4] * 4)
+        assert all(tensor.isfinite().all() for tensor in read_tensors(weights(directory)).values())
+
+    def test_before_the_first_checkpoint_it_begins_again(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = make_run(tmp_path / "run", base)
+        spoil_losses(monkeypatch, lambda call: math.inf if call == 3 else 1)
+        run_here(directory)
+        assert steps(directory) == [1, 2, 1, 2, 3, 4, 5, 6]
+        assert [(back.diverged_at, back.to) for back in said(directory, SteppedBack)] == [(3, 0)]
+
+    def test_a_second_time_it_fails_by_its_step_and_keeps_its_checkpoint(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        spoil_losses(monkeypatch, lambda call: math.nan if call >= 4 else 1, times=2)
+        with pytest.raises(RunFailed, match=r"the loss of step 3 is nan.*diverged at step 4") as failure:
+            run_here(directory)
+        assert failure.value.reason is Reason.DIVERGED
+        assert not weights(directory).exists()
+        assert not directory.manifest.exists()
+        assert whole(directory)[0] == "step-000002"
+
+    def test_weights_that_are_no_numbers_reach_no_checkpoint_and_no_file(self, base: Path, tmp_path: Path) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=1, max_train_steps=1)
+        spec = read_spec(directory)
+        settings = replace(spec.training.settings, learning_rate=1e38)
+        spec = replace(spec, training=replace(spec.training, settings=settings))
+        with (
+            Reporter(directory.events) as reporter,
+            pytest.raises(RunFailed, match="after step 1 the weight") as caught,
+        ):
+            run(Attempt(directory, spec, Supervision(directory), reporter))
+        assert caught.value.reason is Reason.DIVERGED
+        assert [path.name for path in checkpoint.whole(directory, spec.training)] == ["step-000000"]
+        assert not weights(directory).exists()
+
+
+class TestVerifiedResume:
+    def test_the_probe_is_the_recorded_one_to_the_bit(self, straight: RunDirectory, tmp_path: Path, base: Path) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        shutil.copytree(straight.checkpoint(4), directory.checkpoint(4))
+        run_here(directory)
+        (resumed,) = said(directory, Resumed)
+        assert (resumed.step, resumed.verified) == (4, True)
+        assert resumed.recorded == resumed.computed
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+    def test_what_is_whole_but_not_what_it_claims_gives_way_to_the_one_before(
+        self, straight: RunDirectory, tmp_path: Path, base: Path
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        for step in (4, 6):
+            shutil.copytree(straight.checkpoint(step), directory.checkpoint(step))
+        claim_other_weights(directory, 6)
+        run_here(directory)
+        newer, older = said(directory, Resumed)
+        assert (newer.step, newer.verified, older.step, older.verified) == (6, False, 4, True)
+        assert newer.recorded != newer.computed
+        assert steps(directory) == [5, 6]
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+    def test_where_none_is_what_it_claims_the_run_begins_again(
+        self, straight: RunDirectory, tmp_path: Path, base: Path
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        shutil.copytree(straight.checkpoint(4), directory.checkpoint(4))
+        claim_other_weights(directory, 4)
+        run_here(directory)
+        assert [resumed.verified for resumed in said(directory, Resumed)] == [False]
+        assert steps(directory) == [1, 2, 3, 4, 5, 6]
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+    def test_a_checkpoint_that_is_cut_off_gives_way_to_the_one_before(
+        self, straight: RunDirectory, tmp_path: Path, base: Path
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        for step in (4, 6):
+            shutil.copytree(straight.checkpoint(step), directory.checkpoint(step))
+        damaged = directory.checkpoint(6) / checkpoint.OPTIMIZER
+        damaged.write_bytes(damaged.read_bytes()[:-7])
+        run_here(directory)
+        (started,) = said(directory, Started)
+        assert started.resumed_from == 4
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+
+def claim_other_weights(directory: RunDirectory, step: int) -> None:
+    """Double a checkpoint's LoRA, with hashes to fit: no file is damaged, and yet it is not what was trained."""
+    folder = directory.checkpoint(step)
+    lora = folder / CHECKPOINT_LORA
+    doubled = {name: tensor * 2 for name, tensor in read_tensors(lora).items()}
+    write_tensors(lora, doubled, read_header(lora).metadata)
+    names = sorted(path.name for path in folder.iterdir() if path.name != CHECKPOINT_MANIFEST)
+    records = tuple(FileRecord(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names)
+    directory.write(folder / CHECKPOINT_MANIFEST, CheckpointManifest(step=step, files=records))
+
+
+class TestCheckpoints:
+    def test_each_is_a_lora_like_the_finished_one(self, straight: RunDirectory) -> None:
+        last = straight.checkpoint(6) / CHECKPOINT_LORA
+        assert file_sha256(last) == file_sha256(weights(straight))
+        earlier = straight.checkpoint(4) / CHECKPOINT_LORA
+        assert read_header(earlier).metadata == read_header(last).metadata
+        assert read_tensors(earlier).keys() == read_tensors(last).keys()
+
+    def test_samples_and_validation_go_with_each_and_decide_nothing(self, base: Path, tmp_path: Path) -> None:
+        def trained(name: str, *, samples: bool) -> RunDirectory:
+            directory = make_run(tmp_path / name, base, pictures=3, checkpoint_every=3)
+            training = read_spec(directory).training
+            pictures = (*training.pictures[:2], replace(training.pictures[2], held_out=True))
+            asked = (training.sample, replace(training.sample, prompt="a disc")) if samples else ()
+            change_spec(directory, training=replace(training, pictures=pictures, checkpoint_samples=asked))
+            run_here(directory)
+            return directory
+
+        plain, watched = trained("plain", samples=False), trained("watched", samples=True)
+        pictures = [watched.checkpoint(step) / f"sample-{index}.png" for step in (3, 6) for index in (0, 1)]
+        assert len({file_sha256(picture) for picture in pictures}) == 4
+        assert file_sha256(pictures[2]) == file_sha256(watched.samples / "final.png")
+        assert not list(plain.checkpoint(6).glob("*.png"))
+        assert all(
+            torch.equal(tensor, read_tensors(weights(plain))[name])
+            for name, tensor in read_tensors(weights(watched)).items()
+        )
+        measured = [(message.step, message.loss) for message in said(watched, Validated)]
+        assert [step for step, _ in measured] == [0, 3, 6]
+        assert len({loss for _, loss in measured}) == 3
+        assert measured == [(message.step, message.loss) for message in said(plain, Validated)]
+
+    def test_what_is_held_out_is_not_learned_from(self, base: Path, tmp_path: Path) -> None:
+        one = make_run(tmp_path / "one", base, pictures=1, max_train_steps=2)
+        other = make_run(tmp_path / "other", base, pictures=2, max_train_steps=2)
+        training = read_spec(other).training
+        held_out = (training.pictures[0], replace(training.pictures[1], held_out=True))
+        change_spec(other, training=replace(training, pictures=held_out))
+        for directory in (one, other):
+            run_here(directory)
+        assert [step.loss for step in said(one, Step)] == [step.loss for step in said(other, Step)]
+
+
+class TestMemory:
+    def test_what_was_planned_and_what_was_taken_is_told(self, straight: RunDirectory) -> None:
+        (plan,), (taken,) = said(straight, Planned), said(straight, MemoryTaken)
+        assert (plan.dtype, plan.gradient_checkpointing, plan.micro_batch, plan.parts_in_turn) == (
+            "float32",
+            False,
+            1,
+            False,
+        )
+        assert 0 < plan.needed_bytes < plan.free_bytes
+        assert taken.needed_bytes == plan.needed_bytes
+        assert taken.peak_bytes > 0
+        assert all(step.grad_norm > 0 and step.peak_bytes > 0 for step in said(straight, Step))
+
+    def test_recomputing_activations_changes_no_bit(self, straight: RunDirectory, base: Path, tmp_path: Path) -> None:
+        directory = make_run(tmp_path / "run", base)
+        change_spec(directory, leaner=1)
+        run_here(directory)
+        (plan,) = said(directory, Planned)
+        assert plan.gradient_checkpointing
+        assert "an earlier attempt ran out of memory" in plan.why
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+    @pytest.mark.parametrize("prior", [False, True])
+    def test_a_step_means_the_same_in_smaller_parts(self, base: Path, tmp_path: Path, prior: bool) -> None:
+        """The random draws fall otherwise, so the parts are compared on one picture without noise of its own."""
+        whole_batch, parts = (make_run(tmp_path / name, base, pictures=1, max_train_steps=1) for name in ("a", "b"))
+        norms: list[float] = []
+        for directory, leaner in ((whole_batch, 0), (parts, 9)):
+            training = read_spec(directory).training
+            settings = replace(training.settings, train_batch_size=4, with_prior_preservation=prior)
+            change_spec(directory, training=replace(training, settings=settings), leaner=leaner)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Sd15Objective, "losses", fixed_losses)
+                run_here(directory)
+            norms.append(said(directory, Step)[0].grad_norm)
+        assert [said(one, Planned)[0].micro_batch for one in (whole_batch, parts)] == [8 if prior else 4, 1]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+        assert said(whole_batch, Step)[0].loss == pytest.approx(said(parts, Step)[0].loss, rel=1e-4)
+
+    def test_running_out_of_memory_fails_with_its_reason_and_keeps_the_checkpoint(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        losses, calls = Sd15Objective.losses, 0
+
+        def greedy(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+            nonlocal calls
+            calls += torch.is_grad_enabled()
+            if calls == 4:
+                torch.empty(1 << 60, dtype=torch.uint8)
+            return losses(self, *rest)
+
+        monkeypatch.setattr(Sd15Objective, "losses", greedy)
+        with pytest.raises(RunFailed, match="cpu ran out of memory") as failure:
+            run_here(directory)
+        assert failure.value.reason is Reason.OUT_OF_MEMORY
+        assert whole(directory)[0] == "step-000002"
+        assert not directory.manifest.exists()
+
+
+def fixed_losses(
+    self: Sd15Objective, latents: torch.Tensor, conditioning: Any, random: torch.Generator
+) -> torch.Tensor:
+    """The denoiser's answer to nothing but the prompts, one loss a row."""
+    still = torch.zeros_like(latents)
+    timesteps = torch.full(latents.shape[:1], 500)
+    said = self.unet(still, timesteps, conditioning["prompt_embeds"], return_dict=False)[0]
+    return said.square().mean(dim=(1, 2, 3))
+
+
+class TestFullDisk:
+    def test_a_file_that_finds_no_room_ends_the_run_as_disk_full_and_loses_no_checkpoint(
+        self, base: Path, tmp_path: Path
+    ) -> None:
+        """A process may write no file larger than its limit; the system's word for it reads like a full disk's."""
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2, max_train_steps=4)
+        run_here(directory)
+        for file in (directory.manifest, directory.events, weights(directory)):
+            file.unlink()
+        shutil.rmtree(directory.checkpoint(4))
+        kept = whole(directory)
+        room = max(path.stat().st_size for path in directory.checkpoint(2).iterdir()) - 1
+
+        def limit() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+        ended = subprocess.run(
+            command(directory), capture_output=True, text=True, timeout=PATIENCE, check=False, preexec_fn=limit
+        )
+        assert ended.returncode == 1, ended.stderr
+        failed = said(directory, Failed)[-1]
+        assert failed.reason is Reason.DISK_FULL, failed
+        assert not directory.manifest.exists()
+        assert whole(directory) == kept
+        assert kept[0] == "step-000002"
+
+
+@pytest.mark.slow
+def test_three_interruptions_at_random_leave_the_bytes_of_a_straight_run(base: Path, tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    sys.stdout.write(f"seed {seed}\n")
+    chance = random.Random(seed)
+    settings: dict[str, Any] = {
+        "max_train_steps": 24,
+        "optimizer": chance.choice(list(Optimizer)),
+        "lr_scheduler": LrScheduler.COSINE,
+        "with_prior_preservation": True,
+        "train_text_encoder": True,
+        "random_flip": True,
+        "caption_dropout": 0.3,
+    }
+    straight = make_run(tmp_path / "straight", base, checkpoint_every=5, **settings)
+    run_here(straight)
+    interrupted = make_run(tmp_path / "interrupted", base, checkpoint_every=5, **settings)
+    change_spec(interrupted, step_delay=0.2)
+    for ending in chance.choices([signal.SIGKILL, signal.SIGTERM], k=3):
+        at = chance.randrange(1, 7)
+        before = len(steps(interrupted)) if interrupted.events.exists() else 0
+        with subprocess.Popen(command(interrupted), stderr=subprocess.PIPE) as trainer:
+            deadline = time.monotonic() + PATIENCE
+            while not interrupted.events.exists() or len(steps(interrupted)) < before + at:
+                assert trainer.poll() is None, trainer.stderr and trainer.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(trainer.pid, ending)
+    change_spec(interrupted, step_delay=0.0)
+    run_here(interrupted)
+    assert all(resumed.verified and resumed.recorded == resumed.computed for resumed in said(interrupted, Resumed))
+    assert file_sha256(weights(interrupted)) == file_sha256(weights(straight))
+    ends = [one.read(one.manifest, Manifest) for one in (straight, interrupted)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert (ends[0].sample, ends[0].final_loss) == (ends[1].sample, ends[1].final_loss)
