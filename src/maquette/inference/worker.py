@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -81,7 +82,7 @@ class Worker:
         except HungUp:
             raise
         except Exception as error:
-            reason, words = refusal(error), _words(error)
+            reason, words = refusal(error), _without_folders(_words(error), message)
             if reason is Refusal.INTERNAL:
                 log.exception("request %d", message.number)
         # Only here: until the error is gone, its traceback holds what the request had in memory.
@@ -168,6 +169,16 @@ def refusal(error: Exception) -> Refusal:
 def _words(error: Exception) -> str:
     known = refusal(error) not in {Refusal.INTERNAL, Refusal.OUT_OF_MEMORY}
     return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _without_folders(words: str, message: ToWorker) -> str:
+    """The words with names in place of the paths that a request holds: clients read them, and folders are our own."""
+    request = message.request
+    bases = [message.base, request.vae, request.refiner.base if request.refiner else None]
+    paths = [use.path for use in (*bases, *request.loras, *request.embeddings) if use is not None]
+    for path in sorted(paths, key=len, reverse=True):
+        words = words.replace(path, Path(path).name)
+    return words
 
 
 def _telling(channel: Channel, number: int) -> Heard:
