@@ -20,7 +20,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.drawing import BaseUse, DrawRequest, Refusal
 from maquette.core.ids import sha256_hex
 from maquette.core.picture_format import PictureFormat
-from maquette.serving.base import CompareJob, DrawJob, JobRefused, Pool, PoolSettings, StoredLora, WorkerLost
+from maquette.serving.base import DEVICE, CompareJob, DrawJob, JobRefused, Pool, PoolSettings, StoredLora, WorkerLost
 from maquette.serving.local import LocalPool
 from maquette.storage.base import ObjectMissing, Storage
 from maquette.storage.registry import open_storage
@@ -192,6 +192,15 @@ async def test_comparison_tells_both_distances_and_the_versions(bench: Bench) ->
         await bench.pool.compare(replace(job, sample_key="samples/gone"))
 
 
+async def test_versions_and_device_are_told_before_the_first_job_and_are_those_of_comparisons(bench: Bench) -> None:
+    (versions,) = await bench.pool.versions()
+    assert versions[DEVICE]
+    assert len(versions) > 1
+    await bench.storage.put("samples/one", b"a picture")
+    job = CompareJob(base=TINY, request=drawing().request, lora=await bench.lora(), sample_key="samples/one")
+    assert (await bench.pool.compare(job)).versions == versions
+
+
 async def test_refusal_says_why_and_the_worker_goes_on(bench: Bench) -> None:
     with pytest.raises(JobRefused) as caught:
         await bench.pool.draw(drawing(bench.refused()), Ear())
@@ -284,6 +293,8 @@ async def test_closing_ends_every_job(bench: Bench) -> None:
     assert [type(answer) for answer in answers] == [WorkerLost, WorkerLost]
     with pytest.raises(WorkerLost):
         await bench.pool.draw(drawing(loras=(await bench.lora(),)), Ear())
+    with pytest.raises(WorkerLost):
+        await bench.pool.versions()
     state = bench.pool.state()
     assert (state.ready, state.drawing, state.waiting) == (0, 0, 0)
     await bench.pool.close()

@@ -14,7 +14,7 @@ from msgspec import Struct
 from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import SampleSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of the wire form; a worker that speaks another is not used."""
 LENGTH_BYTES = 4
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -209,8 +209,8 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
 
     Attributes:
         protocol: `PROTOCOL` as the worker knows it.
-        device: torch device string.
-        versions: of the libraries that draw; a model's verdict holds for these.
+        device: its kind, such as `cpu` or `cuda NVIDIA H200`.
+        versions: of the libraries that draw. A model's verdict holds for these and for the device.
     """
 
     protocol: int

@@ -36,7 +36,7 @@ from maquette.families.base import (
     Unsupported,
 )
 from maquette.inference.channel import Channel, HungUp
-from maquette.inference.device import usable_device
+from maquette.inference.device import device_kind, usable_device
 from maquette.inference.pictures import decoded, difference, encoded
 from maquette.inference.residents import Resident, Residents
 
@@ -148,7 +148,8 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
-        channel.send(Ready(protocol=PROTOCOL, device=device, versions={name: version(name) for name in LIBRARIES}))
+        versions = {name: version(name) for name in LIBRARIES}
+        channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=versions))
         while True:
             message = channel.receive()
             answer = worker.answer(message, _telling(channel, message.number))

@@ -14,6 +14,8 @@ from maquette.core.picture_format import PictureFormat
 
 PROGRAM = ("-m", "maquette.inference")
 """Python's arguments that mean the inference worker."""
+DEVICE = "device"
+"""What the kind of device is called among versions."""
 
 
 class StoredLora(Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     Attributes:
         from_sample: between the worker's picture and the trainer's.
         from_base: between the worker's picture with the LoRA and without it.
-        versions: of the libraries that drew.
+        versions: of what drew; see `Pool.versions`.
     """
 
     from_sample: Difference
@@ -156,6 +158,17 @@ class Pool(Protocol):
 
     async def compare(self, job: CompareJob) -> Comparison:
         """Measure a trained LoRA; raises as `draw` does, and `ObjectMissing` also where the sample is gone."""
+        ...
+
+    async def versions(self) -> list[dict[str, str]]:
+        """What decides how pictures come out here: the libraries' versions, and under `DEVICE` the kind of device.
+
+        One for each kind of worker that has been ready, so mostly one. Starts the workers where there are none yet, so
+        it is asked only for a reason; and waits until one is ready, however long that takes.
+
+        Raises:
+            WorkerLost: the pool is closed, or was meanwhile.
+        """
         ...
 
     def state(self) -> PoolState:

@@ -77,6 +77,8 @@ class LocalPool(Pool):
         self._opened = asyncio.Event()
         self._wanted = asyncio.Event()
         """Set by the first job: workers are slow to start and large, and a server that draws nothing goes without."""
+        self._versions_known = asyncio.Event()
+        """Set by the first worker that is ready, and at the end."""
         self._closed = False
         # All of these by the worker's number, its place among the devices.
         self._keepers: list[asyncio.Task[None]] = []
@@ -84,6 +86,8 @@ class LocalPool(Pool):
         self._ready: set[int] = set()
         self._drawing: set[int] = set()
         self._failures = dict.fromkeys(range(len(devices)), 0)
+        self._versions: dict[int, dict[str, str]] = {}
+        """Of the one that is ready, or was last."""
 
     @property
     def workers(self) -> int:
@@ -125,6 +129,15 @@ class LocalPool(Pool):
         assert isinstance(answer, Compared)
         return Comparison(from_sample=answer.from_sample, from_base=answer.from_base, versions=versions)
 
+    async def versions(self) -> list[dict[str, str]]:
+        """See `Pool.versions`."""
+        self._wanted.set()
+        await self._versions_known.wait()
+        if self._closed:
+            raise WorkerLost(CLOSED)
+        known = list(self._versions.values())
+        return [versions for place, versions in enumerate(known) if versions not in known[:place]]
+
     def state(self) -> PoolState:
         """See `Pool.state`."""
         return PoolState(
@@ -137,6 +150,7 @@ class LocalPool(Pool):
     async def close(self) -> None:
         """See `Pool.close`."""
         self._closed = True
+        self._versions_known.set()
         for task in (*self._fetching, *self._keepers):
             task.cancel()
         try:
@@ -231,6 +245,8 @@ class LocalPool(Pool):
         try:
             await worker.start()
             self._ready.add(number)
+            self._versions[number] = worker.versions
+            self._versions_known.set()
             log.info("inference worker ready", device=self._devices[number], pid=worker.pid)
             while True:
                 await self._give(number, worker, await self._next(number, worker))

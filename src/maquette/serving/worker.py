@@ -29,7 +29,7 @@ from maquette.core.drawing import (
     unpack,
 )
 from maquette.core.processes import identify
-from maquette.serving.base import Heard, PoolSettings, WorkerLost
+from maquette.serving.base import DEVICE, Heard, PoolSettings, WorkerLost
 
 LOOK_AGAIN = 0.02
 """Seconds between two looks at a process that was killed."""
@@ -45,7 +45,7 @@ class Worker:
 
     Attributes:
         loaded: what it holds, as far as it has told.
-        versions: of the libraries that draw.
+        versions: what decides how its pictures come out; see `Pool.versions`.
         pid: of its process, None before there is one.
         exit_code: of its process once it has ended and was ours to ask; negative for a signal.
     """
@@ -83,7 +83,7 @@ class Worker:
             raise WorkerLost(f"the worker began with {_name(ready)}")
         if ready.protocol != PROTOCOL:
             raise WorkerLost(f"the worker speaks protocol {ready.protocol}, this server {PROTOCOL}")
-        self.versions = ready.versions
+        self.versions = {DEVICE: ready.device, **ready.versions}
 
     async def ask(self, message: ToWorker, heard: Heard) -> Answer:
         """Have a request carried out; answers what the worker did.

@@ -16,6 +16,7 @@ from maquette.core.drawing import BaseUse, Difference, DrawRequest, LoraUse, Ref
 from maquette.core.ids import sha256_hex
 from maquette.core.picture_format import PictureFormat
 from maquette.serving.base import (
+    DEVICE,
     CompareJob,
     Comparison,
     DrawJob,
@@ -34,7 +35,7 @@ CLOSED = "the pool is closed"
 PASSING = Comparison(
     from_sample=Difference(mean=0.0, largest=0),
     from_base=Difference(mean=40.0, largest=120),
-    versions={"scripted": "1"},
+    versions={DEVICE: "none", "scripted": "1"},
 )
 
 
@@ -61,11 +62,13 @@ class ScriptedPool(Pool):
 
     Attributes:
         given: every job that was ever given, in order.
+        told_versions: what `versions` answers.
     """
 
     def __init__(self, storage: Storage, *, workers: int = 1, step_seconds: float = 0.001) -> None:
         """Take where LoRAs and samples are, how many jobs are drawn at a time, and how long one step takes."""
         self.given: list[DrawJob | CompareJob] = []
+        self.told_versions = [PASSING.versions]
         self._storage = storage
         self._workers = workers
         self._step_seconds = step_seconds
@@ -105,6 +108,12 @@ class ScriptedPool(Pool):
         """See `Pool.compare`."""
         self.given.append(job)
         return await self._carry_out(self._compare(job))
+
+    async def versions(self) -> list[dict[str, str]]:
+        """See `Pool.versions`."""
+        if self._closed:
+            raise WorkerLost(CLOSED)
+        return self.told_versions
 
     def state(self) -> PoolState:
         """See `Pool.state`."""

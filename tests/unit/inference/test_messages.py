@@ -65,7 +65,7 @@ EXAMPLES: dict[str, Message] = {
     "draw": Draw(number=1, base=BASE, request=FULL, format=PictureFormat.WEBP),
     "draw_plain": Draw(number=2, base=BASE, request=PLAIN, format=PictureFormat.PNG),
     "compare": Compare(number=3, base=BASE, request=PLAIN, sample=b"\x89PNG"),
-    "ready": Ready(protocol=2, device="cuda:0", versions={"torch": "2.13.0"}),
+    "ready": Ready(protocol=3, device="cuda NVIDIA H200", versions={"torch": "2.13.0"}),
     "progress": Progress(number=1, step=7, steps=20),
     "drawn": Drawn(number=1, picture=b"RIFF", seconds=1.25, loaded=LOADED),
     "compared": Compared(

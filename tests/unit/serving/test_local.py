@@ -296,6 +296,19 @@ async def test_oldest_job_is_begun_first_once_it_has_waited_too_long(open_pool: 
     assert order == ["blue", "red"]
 
 
+async def test_closing_ends_who_waits_for_versions(open_pool: Open, tmp_path: Path) -> None:
+    spoiled = tmp_path / "spoiled"
+    spoiled.write_text(Beginning.SILENT)
+    pool = open_pool(spoiled=spoiled)
+    await pool.start()
+    asking = asyncio.create_task(pool.versions())
+    await soon(lambda: bool(pool._processes))
+    assert not asking.done()
+    await pool.close()
+    with pytest.raises(WorkerLost):
+        await asking
+
+
 async def test_each_device_draws_by_itself(open_pool: Open) -> None:
     pool = open_pool(workers=2)
     await pool.start()
