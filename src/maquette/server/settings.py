@@ -202,6 +202,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, description="A picture that has waited so long gives way to fewer than so many younger ones still."),
     ] = 16
+    drawing_start: Annotated[
+        float, Meta(gt=0, description="Seconds that a worker that draws may take until it is ready.")
+    ] = 300.0
     drawing_silence: Annotated[
         float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
     ] = 300.0
@@ -307,6 +310,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             staged_bytes=self.drawing_disk_bytes,
             longest_wait=self.drawing_longest_wait,
             overdue_slice=self.drawing_overdue_slice,
+            start_timeout=self.drawing_start,
             silence_timeout=self.drawing_silence,
         )
         return replace(settings, program=SANDBOX_WORKER) if self.sandbox else settings

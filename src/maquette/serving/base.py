@@ -77,7 +77,6 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
         overdue_slice: one that has waited longer gives way to fewer than so many younger ones.
         start_timeout: seconds a worker may take until it is ready.
         silence_timeout: seconds a worker that draws may say nothing, loading a base included, before it is replaced.
-        nice: how far workers stand back for other processes of their node, 0 (not at all) to 19.
         program: Python's arguments that mean the worker.
     """
 
@@ -89,7 +88,6 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     overdue_slice: int = 16
     start_timeout: float = 300.0
     silence_timeout: float = 300.0
-    nice: int = 0
     program: tuple[str, ...] = PROGRAM
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from maquette.core.backoff import back_off
 from maquette.core.drawing import Compare, Compared, Draw, Drawn, LoraUse, Refused, ToWorker
 from maquette.serving.base import (
     CompareJob,
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 LORAS = "loras"
 LOGS = "logs"
 FIRST_PAUSE = 0.2
-"""Seconds before a lost worker is replaced; twice as long with every further one."""
+"""Seconds before a lost worker is replaced; twice as long with every further one since one last did a job."""
 LONGEST_PAUSE = 30.0
 DEATH_TAKES = 5.0
 """Seconds within which a killed process, which may hold much memory, should be gone."""
@@ -226,7 +227,7 @@ class LocalPool(Pool):
             if self._closed:
                 return
             self._failures[number] += 1
-            pause = pause_after(self._failures[number])
+            pause = back_off(self._failures[number], first=FIRST_PAUSE, longest=LONGEST_PAUSE)
             log.warning(
                 "inference worker lost",
                 device=self._devices[number],
@@ -309,16 +310,6 @@ class LocalPool(Pool):
 
     def _log(self, number: int) -> Path:
         return self._root / LOGS / f"{number}-{self._devices[number].replace(':', '-')}.log"
-
-
-def pause_after(failures: int) -> float:
-    """Seconds before a worker is replaced, when so many in a row were lost since one last carried out a job."""
-    pause = FIRST_PAUSE
-    for _ in range(failures - 1):
-        if pause >= LONGEST_PAUSE:
-            break
-        pause *= 2
-    return min(LONGEST_PAUSE, pause)
 
 
 class _Job:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from maquette.core.children import GIVEN_FD, child_environment, lower_priority, start_child
+from maquette.core.children import GIVEN_FD, child_environment, start_child
 from maquette.core.drawing import (
     LENGTH_BYTES,
     PROTOCOL,
@@ -140,7 +140,6 @@ class Worker:
                 self._log,
                 given=theirs.fileno(),
             )
-            lower_priority(self.pid, self._settings.nice)
 
     def _kill(self) -> None:
         with self._mutex:

@@ -79,7 +79,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     session: int
     child: int
-    nice: int
     arguments: list[str]
     environment: dict[str, str]
     descriptors: dict[int, str]
@@ -215,7 +214,6 @@ def _told() -> Told:
         pid=os.getpid(),
         session=os.getsid(0),
         child=child.pid,
-        nice=os.getpriority(os.PRIO_PROCESS, 0),
         arguments=sys.argv[1:],
         environment=dict(os.environ),
         descriptors=descriptors,

@@ -25,7 +25,7 @@ from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.core.ids import sha256_hex
 from maquette.core.processes import identify
 from maquette.serving.base import DrawJob, JobRefused, PoolSettings, StoredLora, WorkerLost
-from maquette.serving.local import LocalPool, pause_after
+from maquette.serving.local import LocalPool
 from maquette.storage.object_store import MemoryStore, ObjectStorage
 from maquette.testing.stand_in_worker import Beginning, Mishap, Told
 
@@ -148,11 +148,10 @@ async def test_worker_is_given_what_it_needs_and_nothing_else(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # As an HTTP server's socket that its own workers are to inherit.
         os.set_inheritable(listening.fileno(), True)
-        pool = open_pool(threads=3, lora_bytes=12345, bases=2, nice=7)
+        pool = open_pool(threads=3, lora_bytes=12345, bases=2)
         await pool.start()
         said = await told(pool)
     assert said.session == said.pid
-    assert said.nice == 7
     assert said.arguments == ["serve", "--fd", "3", "--device", "cpu", "--lora-bytes", "12345", "--bases", "2"]
     assert said.environment["OMP_NUM_THREADS"] == "3"
     assert "secret" not in said.environment.values()
@@ -230,11 +229,6 @@ async def test_jobs_wait_while_no_worker_becomes_ready(open_pool: Open, tmp_path
     spoiled.unlink()
     assert await job
     assert pool.state().ready == 1
-
-
-def test_pauses_grow_to_a_bound() -> None:
-    assert [pause_after(failures) for failures in (1, 2, 3, 4)] == [0.2, 0.4, 0.8, 1.6]
-    assert pause_after(100_000) == 30.0
 
 
 async def test_no_worker_is_started_before_there_is_a_job(open_pool: Open) -> None:
@@ -374,7 +368,7 @@ async def test_nothing_is_left_of_a_closed_pool(open_pool: Open, store: Store) -
 async def test_pool_can_be_closed_at_any_moment_of_its_start(open_pool: Open, moment: float) -> None:
     await asyncio.to_thread(os.getpid)
     before, mine = descriptors(), children()
-    pool = open_pool(workers=2, nice=5)
+    pool = open_pool(workers=2)
     await pool.start()
     job = asyncio.create_task(pool.draw(drawing(Mishap.HANG), Ear()))
     await asyncio.sleep(moment)
@@ -389,7 +383,7 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from maquette.serving.base import PoolSettings
-from maquette.serving.local import LocalPool, pause_after
+from maquette.serving.local import LocalPool
 from maquette.storage.registry import open_storage
 
 async def serve():
