@@ -234,7 +234,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="Buckets that requests may have their pictures copied to, or folders in them, such as"
-            " `s3://pictures,s3://shared/maquette`; empty opens none."
+            " `s3://pictures,acme=s3://shared/of/acme`; behind a tenant's name and `=` is what is open to that one"
+            " alone, and empty opens none."
         ),
     ] = ""
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
