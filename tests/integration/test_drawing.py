@@ -23,10 +23,10 @@ from maquette.server.images.service import Addresses
 from maquette.server.loops import image_sweep, reap
 from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
 from maquette.server.signing import Signer
-from maquette.serving.base import CompareJob, Comparison, DrawJob, Heard, WorkerLost
+from maquette.serving.base import DEVICE, CompareJob, DrawJob, Heard, WorkerLost
 from maquette.testing.factories import image_spec, training_spec
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
-from maquette.testing.scripted_pool import ScriptedPool, Turn
+from maquette.testing.scripted_pool import PASSING, ScriptedPool, Turn
 
 FAR = Difference(80.0, 255)
 NEAR = Difference(0.0, 0)
@@ -311,7 +311,7 @@ async def test_a_model_whose_sample_is_drawn_again_is_served(service: Service) -
 
 async def test_a_model_that_draws_something_else_is_rejected_and_drawing_with_it_refused(service: Service) -> None:
     sample = training_spec().sample.prompt
-    service.pool.script(sample, Turn(comparison=Comparison(from_sample=FAR, from_base=FAR, versions={"torch": "2"})))
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_sample=FAR, from_base=FAR)))
     await service.start()
     model = await judged(service, await trained(service), Verdict.REJECTED)
     assert (model.status, model.from_sample_largest) == ("DEPLOYING", 255)
@@ -324,10 +324,60 @@ async def test_a_model_that_draws_something_else_is_rejected_and_drawing_with_it
 
 async def test_a_model_that_changes_nothing_is_rejected(service: Service) -> None:
     sample = training_spec().sample.prompt
-    service.pool.script(sample, Turn(comparison=Comparison(from_sample=NEAR, from_base=NEAR, versions={})))
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_base=NEAR)))
     await service.start()
     model = await judged(service, await trained(service), Verdict.REJECTED)
     assert "changes nothing" in model.verdict_message
+
+
+async def test_a_rejected_model_is_judged_again_after_a_restart_with_another_worker_and_not_with_the_same(
+    service: Service,
+) -> None:
+    """Though there is nothing to draw that would start a worker."""
+    sample = training_spec().sample.prompt
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_sample=FAR, from_base=FAR)))
+    await service.start()
+    model = await judged(service, await trained(service), Verdict.REJECTED)
+    await service.stop()
+    await service.start()
+    await asyncio.sleep(0.3)
+    await service.stop()
+    assert (await service.model(model.task_id)) == model
+    again = replace(PASSING, versions={DEVICE: "cuda of some make", "scripted": "1"})
+    service.pool.told_versions = [again.versions]
+    service.pool.script(sample, Turn(comparison=again))
+    await service.start()
+    model = await judged(service, model, Verdict.PASSED)
+    assert model.judged_with.startswith("device cuda of some make, scripted 1, bounds 0.5, 16 and ")
+
+
+async def test_what_a_worker_refuses_of_a_model_is_judged_once_by_that_kind_of_worker(service: Service) -> None:
+    refused = Turn(refusal=Refusal.NOT_FINITE, words="it is not finite")
+    service.pool.script(training_spec().sample.prompt, *[refused] * 9)
+    await service.start()
+    model = await judged(service, await trained(service), Verdict.REJECTED)
+    await asyncio.sleep(0.3)
+    assert len(await service.told(model.task_id, "model_rejected")) == 1
+    assert model.judged_with.startswith("device none, scripted 1, bounds")
+
+
+async def test_a_model_whose_files_the_storage_does_not_have_waits_until_it_has(service: Service) -> None:
+    """As when it is not mounted: such a storage reads as if it were empty."""
+    service.pool.script(training_spec().sample.prompt, *[Turn(loses_worker=True)] * 2)
+    await service.start()
+    model = await trained(service)
+    sample = await service.storage.get(model.sample_key)
+    await service.storage.delete(model.sample_key)
+    async with asyncio.timeout(PATIENCE):
+        while (waiting := await service.model(model.task_id)).attempts < 4:
+            service.database.clock.shift(60)
+            for supervision in service.running:
+                await supervision.lease.renew()
+            await asyncio.sleep(0.01)
+    assert (waiting.status, waiting.verdict) == ("DEPLOYING", Verdict.PENDING)
+    assert waiting.verdict_message.startswith("the storage does not have its files")
+    await service.storage.put(model.sample_key, sample)
+    assert (await judged(service, model, Verdict.PASSED)).status == "SERVING"
 
 
 async def test_a_lost_worker_rejects_no_model(service: Service) -> None:

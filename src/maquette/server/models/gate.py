@@ -12,6 +12,8 @@ and 159 to 255; a LoRA of another subject 1.19 to 50 and 32 to 255. See `docs/ad
 """
 AWAY_MEAN = 1.0
 """Least by which a picture with the LoRA differs from the base's own, of 255: one that does nothing must not pass."""
+BOUNDS = f"{SAME_MEAN}, {SAME_LARGEST} and {AWAY_MEAN}"
+"""What a verdict says of them: with other bounds it might be another."""
 
 
 def objection(found: Comparison) -> str:
