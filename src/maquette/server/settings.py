@@ -20,8 +20,8 @@ from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
-SANDBOX_TRAINER = ("-m", "maquette.testing.failing_trainer")
-SANDBOX_WORKER = ("-m", "maquette.testing.failing_worker")
+SANDBOX_TRAINER = ("-m", "maquette.rehearsal.trainer")
+SANDBOX_WORKER = ("-m", "maquette.rehearsal.worker")
 """Programs that break down where they are asked to, and else do as the usual ones do."""
 
 

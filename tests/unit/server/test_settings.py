@@ -79,8 +79,8 @@ def test_only_a_sandbox_starts_programs_that_break_down() -> None:
     usual, sandbox = load_settings({}), load_settings({"MAQUETTE_TRAINER_NICE": "3"}, sandbox=True)
     assert usual.node_settings.program == ("-m", "maquette.trainer")
     assert usual.pool_settings.program == ("-m", "maquette.inference")
-    assert sandbox.node_settings.program == ("-m", "maquette.testing.failing_trainer")
-    assert sandbox.pool_settings.program == ("-m", "maquette.testing.failing_worker")
+    assert sandbox.node_settings.program == ("-m", "maquette.rehearsal.trainer")
+    assert sandbox.pool_settings.program == ("-m", "maquette.rehearsal.worker")
     assert (usual.node_settings.nice, sandbox.node_settings.nice) == (10, 3)
     assert not load_settings({"MAQUETTE_SANDBOX": "false"}, sandbox=False).sandbox
 
