@@ -29,6 +29,8 @@ from maquette.core.drawing import (
     DrawRequest,
     FromWorker,
     HiresFix,
+    Loaded,
+    LoadedBase,
     LoraUse,
     Message,
     Original,
@@ -223,7 +225,6 @@ class TestDrawing:
         told, answer = server.ask(message)
         assert [(progress.step, progress.steps) for progress in told] == [(1, STEPS), (2, STEPS)]
         assert isinstance(answer, Drawn)
-        assert 0 < answer.seconds < PATIENCE
 
     @pytest.mark.parametrize("form", PictureFormat)
     def test_every_format_is_the_same_picture(self, server: Server, plain: bytes, form: PictureFormat) -> None:
@@ -234,8 +235,9 @@ class TestDrawing:
     def test_a_lora_acts_for_its_request_alone(self, server: Server, plain: bytes, lora: LoraUse) -> None:
         first = server.draw(REQUEST, lora)
         assert isinstance(first, Drawn)
-        assert first.loaded.base == BASE
-        assert lora.path in first.loaded.loras
+        (loaded,) = first.loaded.bases
+        assert loaded.base == BASE
+        assert lora.path in loaded.loras
         assert first.picture != plain
         assert server.picture() == plain
         assert server.picture(REQUEST, lora) == first.picture
@@ -280,7 +282,7 @@ class TestDrawing:
         tiny = BaseUse(str(build_tiny_base(tmp_path / "tiny")), "as registered")
         small = server.draw(ANOTHER_SIZE, base=tiny)
         assert isinstance(small, Drawn)
-        assert (small.loaded.base, small.loaded.loras) == (tiny, ())
+        assert small.loaded == Loaded(bases=(LoadedBase(tiny, ()),), room=False)
         assert decoded(small.picture).size == (64, 64)
         refused = server.draw(ANOTHER_SIZE, lora, base=tiny)
         assert isinstance(refused, Refused)
@@ -351,7 +353,7 @@ class TestRefusing:
         assert (answer.reason, answer.clean) == (BROKEN[how], True)
         assert answer.message.startswith(("broken.safetensors", "a LoRA can't be read: ")), "no folder is told"
         assert str(Path(bad.path).parent) not in answer.message
-        assert bad.path not in answer.loaded.loras
+        assert all(bad.path not in each.loras for each in answer.loaded.bases)
         assert server.picture() == plain
 
     def test_a_broken_base_is_refused(self, server: Server, plain: bytes, tmp_path: Path) -> None:

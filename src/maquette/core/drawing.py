@@ -192,16 +192,27 @@ class Difference(Struct, frozen=True):
     largest: int
 
 
+class LoadedBase(Struct, frozen=True):
+    """A base in a worker's memory, and the paths of the LoRA files that were read for it."""
+
+    base: BaseUse
+    loras: tuple[str, ...]
+
+
 class Loaded(Struct, frozen=True):
     """What a worker holds, so that the next request can be chosen by it.
 
     Attributes:
-        base: the one it drew with last, None before the first.
-        loras: paths of the LoRA files in its memory.
+        bases: the one used last is the last.
+        room: whether it can load another without letting one go.
     """
 
-    base: BaseUse | None
-    loras: tuple[str, ...]
+    bases: tuple[LoadedBase, ...]
+    room: bool
+
+
+NOTHING_LOADED = Loaded(bases=(), room=True)
+"""What a worker holds at first."""
 
 
 class Ready(Struct, frozen=True, tag="ready", kw_only=True):
@@ -231,7 +242,6 @@ class Drawn(Struct, frozen=True, tag="drawn", kw_only=True):
 
     number: int
     picture: bytes
-    seconds: float
     loaded: Loaded
 
 

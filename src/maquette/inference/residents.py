@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from maquette.core.basefolder import base_family
-from maquette.core.drawing import BaseUse, Loaded
+from maquette.core.drawing import BaseUse, Loaded, LoadedBase
 from maquette.families.base import Adapters, Pipeline, load_family
 from maquette.families.registry import layouts
 from maquette.inference.adapters import LoraStore
@@ -64,11 +64,9 @@ class Residents:
 
     @property
     def loaded(self) -> Loaded:
-        """The base used last, and the LoRAs that were read for it."""
-        if not self._bases:
-            return Loaded(base=None, loras=())
-        base, resident = next(reversed(self._bases.items()))
-        return Loaded(base=base, loras=resident.loras.paths)
+        """All bases, and the LoRAs that were read for each."""
+        bases = tuple(LoadedBase(base, resident.loras.paths) for base, resident in self._bases.items())
+        return Loaded(bases=bases, room=len(bases) < self._most)
 
     @property
     def device_bytes(self) -> int:

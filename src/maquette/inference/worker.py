@@ -6,7 +6,6 @@ for sure that it is as before says so (`Refused.clean`) and ends.
 
 import logging
 import socket
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -90,12 +89,10 @@ class Worker:
         return Refused(number=message.number, reason=reason, message=words, clean=clean, loaded=self._bases.loaded)
 
     def _drawn(self, message: Draw, heard: Heard) -> Drawn:
-        began = time.monotonic()
         resident = self._bases.use(message.base)
         self._use_loras(resident, message.request)
         picture = encoded(resident.pipeline.draw(message.request, heard), message.format)
-        seconds = time.monotonic() - began
-        return Drawn(number=message.number, picture=picture, seconds=seconds, loaded=self._bases.loaded)
+        return Drawn(number=message.number, picture=picture, loaded=self._bases.loaded)
 
     def _compared(self, message: Compare, heard: Heard) -> Compared:
         sample, request = decoded(message.sample), message.request

@@ -13,12 +13,12 @@ from typing import TypeAlias
 from maquette.core.children import GIVEN_FD, child_environment, start_child
 from maquette.core.drawing import (
     LENGTH_BYTES,
+    NOTHING_LOADED,
     PROTOCOL,
     BrokenMessage,
     Compared,
     Draw,
     Drawn,
-    Loaded,
     Message,
     Progress,
     Ready,
@@ -33,7 +33,6 @@ from maquette.serving.base import DEVICE, Heard, PoolSettings, WorkerLost
 
 LOOK_AGAIN = 0.02
 """Seconds between two looks at a process that was killed."""
-NOTHING_LOADED = Loaded(base=None, loras=())
 
 Answer: TypeAlias = Drawn | Compared | Refused
 

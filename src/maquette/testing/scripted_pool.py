@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from PIL import Image
 
-from maquette.core.drawing import BaseUse, Difference, DrawRequest, LoraUse, Refusal
+from maquette.core.drawing import BaseUse, Difference, DrawRequest, Loaded, LoadedBase, LoraUse, Refusal
 from maquette.core.ids import sha256_hex
 from maquette.core.picture_format import PictureFormat
 from maquette.serving.base import (
@@ -216,3 +216,11 @@ def flat_picture(
     size = (request.width, request.height)
     Image.new("RGB", size, tuple(bytes.fromhex(colour[:6]))).save(file, file_format.value)
     return file.getvalue()
+
+
+def after_use(loaded: Loaded, base: BaseUse, loras: Sequence[str], most: int) -> Loaded:
+    """What a worker that keeps at most so many bases holds after a job with this base and these LoRAs."""
+    held = {each.base: each.loras for each in loaded.bases}
+    held[base] = tuple(dict.fromkeys((*held.pop(base, ()), *loras)))
+    kept = [LoadedBase(*each) for each in held.items()][-most:]
+    return Loaded(bases=tuple(kept), room=len(kept) < most)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from maquette.core.drawing import (
     LENGTH_BYTES,
     MAX_MESSAGE,
+    NOTHING_LOADED,
     BaseUse,
     BrokenMessage,
     Compare,
@@ -23,6 +24,7 @@ from maquette.core.drawing import (
     EmbeddingUse,
     HiresFix,
     Loaded,
+    LoadedBase,
     LoraUse,
     Message,
     Original,
@@ -59,7 +61,9 @@ FULL = DrawRequest(
     original=Original(picture=b"\x89PNG", strength=0.7),
 )
 PLAIN = DrawRequest(prompt="a cat", width=64, height=64, steps=2, guidance_scale=1.0, seed=0)
-LOADED = Loaded(base=BASE, loras=("/loras/a.safetensors",))
+LOADED = Loaded(
+    bases=(LoadedBase(BaseUse("/bases/a", 64 * "a"), ()), LoadedBase(BASE, ("/loras/a.safetensors",))), room=False
+)
 
 EXAMPLES: dict[str, Message] = {
     "draw": Draw(number=1, base=BASE, request=FULL, format=PictureFormat.WEBP),
@@ -67,7 +71,7 @@ EXAMPLES: dict[str, Message] = {
     "compare": Compare(number=3, base=BASE, request=PLAIN, sample=b"\x89PNG"),
     "ready": Ready(protocol=3, device="cuda NVIDIA H200", versions={"torch": "2.13.0"}),
     "progress": Progress(number=1, step=7, steps=20),
-    "drawn": Drawn(number=1, picture=b"RIFF", seconds=1.25, loaded=LOADED),
+    "drawn": Drawn(number=1, picture=b"RIFF", loaded=LOADED),
     "compared": Compared(
         number=3, from_sample=Difference(mean=0.125, largest=2), from_base=Difference(31.5, 255), loaded=LOADED
     ),
@@ -76,7 +80,7 @@ EXAMPLES: dict[str, Message] = {
         reason=Refusal.UNMATCHED_LORA,
         message="no key matches",
         clean=True,
-        loaded=Loaded(base=None, loras=()),
+        loaded=NOTHING_LOADED,
     ),
 }
 

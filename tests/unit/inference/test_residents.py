@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import BaseUse, Loaded
+from maquette.core.drawing import NOTHING_LOADED, BaseUse, Loaded, LoadedBase
 from maquette.inference.residents import Residents
 from maquette.testing.tiny_family import build_tiny_base
 
@@ -34,7 +34,7 @@ def test_a_base_is_loaded_once(base: Callable[[int], BaseUse]) -> None:
     first, second = held.use(base(0)), held.use(base(1))
     assert held.use(base(0)) is first
     assert held.use(base(1)) is second
-    assert held.loaded == Loaded(base=base(1), loras=())
+    assert held.loaded == Loaded(bases=(LoadedBase(base(0), ()), LoadedBase(base(1), ())), room=False)
 
 
 def test_the_one_used_longest_ago_goes_and_is_gone_from_memory(base: Callable[[int], BaseUse]) -> None:
@@ -51,7 +51,7 @@ def test_another_content_in_the_same_folder_is_another_base(base: Callable[[int]
     first = held.use(base(0))
     anew = BaseUse(base(0).path, "registered anew")
     assert held.use(anew) is not first
-    assert held.loaded.base == anew
+    assert [each.base for each in held.loaded.bases] == [anew]
 
 
 def test_one_that_is_not_there_makes_no_room(base: Callable[[int], BaseUse], tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_one_that_is_not_there_makes_no_room(base: Callable[[int], BaseUse], tmp
 
 def test_nothing_is_loaded_before_the_first_and_after_all_went(base: Callable[[int], BaseUse]) -> None:
     held = residents(1)
-    assert held.loaded == Loaded(base=None, loras=())
+    assert held.loaded == NOTHING_LOADED
     weight = weakref.ref(next(held.use(base(0)).pipeline.unet.parameters()))  # pyright: ignore[reportAttributeAccessIssue]
     held.clear()
     assert weight() is None
-    assert held.loaded == Loaded(base=None, loras=())
+    assert held.loaded == NOTHING_LOADED

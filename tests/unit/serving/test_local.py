@@ -32,7 +32,7 @@ from maquette.testing.stand_in_worker import Beginning, Mishap, Told
 STAND_IN = ("-m", "maquette.testing.stand_in_worker")
 PATIENCE = 60.0
 STEPS = 4
-RED, BLUE = BaseUse("/bases/red", 64 * "a"), BaseUse("/bases/blue", 64 * "b")
+RED, BLUE, GREEN = (BaseUse(f"/bases/{name}", 64 * name[0]) for name in ("red", "blue", "green"))
 SETTINGS = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE)
 
 Open = Callable[..., LocalPool]
@@ -275,6 +275,19 @@ async def test_jobs_are_begun_by_what_the_worker_has_loaded(open_pool: Open, sto
     await soon(lambda: not pool._fetching)
     await asyncio.gather(slow, *drawn)
     assert order == ["red one", "red two", "blue", "blue again"]
+
+
+async def test_every_base_that_a_worker_keeps_counts(open_pool: Open) -> None:
+    pool = open_pool(bases=2)
+    await pool.start()
+    for base in (RED, BLUE):
+        assert await pool.draw(drawing(base=base), Ear())
+    slow = await begun(pool, drawing(Mishap.SLOW, base=BLUE))
+    order: list[str] = []
+    jobs = {"green": GREEN, "red": RED, "blue": BLUE}
+    drawn = [asyncio.create_task(pool.draw(drawing(base=base), Ear(order, name))) for name, base in jobs.items()]
+    await asyncio.gather(slow, *drawn)
+    assert order == ["red", "blue", "green"]
 
 
 async def test_oldest_job_is_begun_first_once_it_has_waited_too_long(open_pool: Open) -> None:
