@@ -232,7 +232,10 @@ class Drawing(Struct, frozen=True, kw_only=True):
     ]
     prompt: Annotated[
         Prompt,
-        Meta(description="What to draw. May hold weights, as in `(blue:1.2)`, and be longer than 77 tokens."),
+        Meta(
+            description="What to draw. May hold weights, as in `(blue:1.2)`, be longer than 77 tokens, and have"
+            " sections with `BREAK` between them, each of which is read by itself."
+        ),
     ]
     negative_prompt: Annotated[
         Prompt | UnsetType, Meta(description="What to move away from.", extra={"default": "nothing"})
