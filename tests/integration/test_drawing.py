@@ -1,13 +1,15 @@
 """Image tasks and models through a server's loops, over a scripted pool and both databases."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.drawing import Difference, Refusal
 from maquette.core.ids import new_task_id, sha256_hex
@@ -203,6 +205,77 @@ async def test_what_is_drawn_between_two_turns_says_when_it_was_begun(service: S
     await service.start(settings=replace(SETTINGS, loop_interval=30.0))
     found = await ended(service, task_id)
     assert found.created_at < found.started_at < found.finished_at
+
+
+async def draw_and_cut_off(service: Service, monkeypatch: pytest.MonkeyPatch, task_id: str) -> asyncio.Event:
+    """Start; the database is away for writers from when a task's second picture is stored until the event is set."""
+    write, put = service.database.write, service.storage.put
+    back, gone = asyncio.Event(), asyncio.Event()
+    back.set()
+
+    @asynccontextmanager
+    async def write_if_there() -> AsyncGenerator[AsyncConnection]:
+        if not back.is_set():
+            raise OSError("the database is away")
+        async with write() as conn:
+            yield conn
+
+    async def put_and_cut(key: str, data: bytes) -> None:
+        await put(key, data)
+        if task_id in key and key.endswith("/1.png"):
+            back.clear()
+            gone.set()
+
+    monkeypatch.setattr(service.database, "write", write_if_there)
+    monkeypatch.setattr(service.storage, "put", put_and_cut)
+    await service.start()
+    async with asyncio.timeout(PATIENCE):
+        await gone.wait()
+    return back
+
+
+async def test_what_was_drawn_while_the_database_was_away_is_not_drawn_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was away for longer than a lease."""
+    task_id = await ask(service, spec_of("a cat"))
+    back = await draw_and_cut_off(service, monkeypatch, task_id)
+    await asyncio.sleep(0.3)
+    service.database.clock.shift(200)
+    assert (await row(service, task_id)).status == ImageStatus.PROCESSING
+    back.set()
+    found = await ended(service, task_id)
+    assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 1, {})
+    assert len(service.pool.given) == 2
+
+
+async def test_a_server_stops_though_the_database_is_away(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = await ask(service, spec_of("a cat"))
+    back = await draw_and_cut_off(service, monkeypatch, task_id)
+    async with asyncio.timeout(5):
+        await service.stop()
+    back.set()
+    monkeypatch.undo()
+    await service.start()
+    if service.database.file is None:
+        service.database.clock.shift(120)
+    assert (await ended(service, task_id)).status == ImageStatus.SUCCEED
+
+
+class Defective(ScriptedPool):
+    """Raises what no pool promises."""
+
+    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+        self.given.append(job)
+        raise RuntimeError("a mistake of ours")
+
+
+async def test_an_error_that_nobody_expects_ends_attempts_by_its_own_reason(service: Service) -> None:
+    service.pool = Defective(service.storage)
+    await service.start()
+    found = await ended(service, await ask(service, spec_of("a cat")))
+    assert (found.status, found.reason, found.failures) == (ImageStatus.FAILED, Reason.INTERNAL, {"internal": 3})
+    assert found.message == "Drawing met an internal error."
 
 
 class Hesitant(ScriptedPool):

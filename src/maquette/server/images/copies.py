@@ -102,8 +102,8 @@ async def copy(target: CopyTarget, image_task_id: str, index: int, kind: Picture
     Raises:
         NotCopied: the bucket did not take it.
     """
-    bucket = await asyncio.to_thread(open_bucket, target.bucket, target.region)
     try:
+        bucket = await asyncio.to_thread(open_bucket, target.bucket, target.region)
         await bucket.put(key(target, image_task_id, index, kind), picture, kind.content_type)
     except StorageFailed as error:
         raise NotCopied(f"{target.bucket}: {error}") from error
