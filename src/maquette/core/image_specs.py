@@ -390,6 +390,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         original_strength: how much of the picture to start from is drawn anew; None starts from noise.
         format: of the pictures' files.
         copy_to: where they are put besides being stored here.
+        departures: in words for the task's owner where this differs from what was asked for; decides nothing.
     """
 
     base: BaseRef
@@ -411,6 +412,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     original_strength: float | None = None
     format: PictureFormat = PictureFormat.PNG
     copy_to: CopyTarget | None = None
+    departures: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:

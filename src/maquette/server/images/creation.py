@@ -113,7 +113,7 @@ async def draft(
     sandbox.breakdown(settings, body.request.prompt, OF_PICTURES, field="request.prompt")
     named = await _named(conn, settings, tenant_id, body)
     asked = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1, copy_to=copy_to)
-    spec = sandbox.small_picture(settings, asked)
+    spec = sandbox.small_picture(settings, body.request.model_name, asked)
     webhook = body.extra.webhook
     mock = webhook.test_mode.return_task_status if webhook and webhook.test_mode and webhook.test_mode.enabled else None
     if mock is None:
