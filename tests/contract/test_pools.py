@@ -26,6 +26,7 @@ from maquette.storage.base import ObjectMissing, Storage
 from maquette.storage.registry import open_storage
 from maquette.testing.scripted_pool import ScriptedPool, Turn
 from maquette.testing.stand_in_worker import Mishap
+from maquette.testing.tiny_family import registered
 
 PATIENCE = 60.0
 """Seconds after which a test gives up on a pool."""
@@ -305,7 +306,7 @@ async def test_real_worker_draws_refuses_and_is_replaced_when_killed(tmp_path: P
     storage = open_storage("memory://")
     settings = PoolSettings(threads=1, start_timeout=REAL_PATIENCE, silence_timeout=REAL_PATIENCE)
     pool = LocalPool(tmp_path / "pool", storage, devices=("cpu",), settings=settings)
-    job = replace(drawing(), base=BaseUse(str(BUNDLED_PATH), 64 * "b"))
+    job = replace(drawing(), base=registered(BUNDLED_PATH))
     await storage.put("models/broken", b"no safetensors")
     broken = StoredLora(key="models/broken", sha256=sha256_hex(b"no safetensors"))
 

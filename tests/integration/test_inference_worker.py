@@ -49,7 +49,7 @@ from maquette.families.sd15.adapters import Sd15Adapters
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.inference.pictures import decoded, difference, encoded
 from maquette.testing.factories import training_spec
-from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_family import build_tiny_base, registered
 from maquette.trainer.tensors import read_tensors, write_tensors
 
 pytestmark = pytest.mark.torch
@@ -57,7 +57,7 @@ pytestmark = pytest.mark.torch
 PATIENCE = 300
 STEPS = 2
 REQUEST = DrawRequest(prompt="a red creature", width=128, height=128, steps=STEPS, guidance_scale=3.0, seed=7)
-BASE = BaseUse(str(BUNDLED_PATH), "as registered")
+BASE = registered(BUNDLED_PATH)
 ANOTHER_SIZE = replace(REQUEST, width=64, height=64)
 BROKEN = {
     "missing": Refusal.BROKEN_LORA,
@@ -279,7 +279,7 @@ class TestDrawing:
     def test_another_base_takes_the_place_of_the_first(
         self, server: Server, plain: bytes, lora: LoraUse, tmp_path: Path
     ) -> None:
-        tiny = BaseUse(str(build_tiny_base(tmp_path / "tiny")), "as registered")
+        tiny = registered(build_tiny_base(tmp_path / "tiny"))
         small = server.draw(ANOTHER_SIZE, base=tiny)
         assert isinstance(small, Drawn)
         assert small.loaded == Loaded(bases=(LoadedBase(tiny, ()),), room=False)
@@ -291,16 +291,21 @@ class TestDrawing:
 
     def test_a_base_put_in_the_place_of_another_is_loaded_anew(self, server: Server, tmp_path: Path) -> None:
         tiny = build_tiny_base(tmp_path / "tiny")
-        first = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        earlier = registered(tiny)
+        first = server.draw(ANOTHER_SIZE, base=earlier)
         tiny.rename(tmp_path / "earlier")
         build_tiny_base(tiny, seed=1)
         assert isinstance(first, Drawn)
-        again = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "first"))
+        again = server.draw(ANOTHER_SIZE, base=earlier)
         assert isinstance(again, Drawn)
         assert again.picture == first.picture, "it stays loaded"
-        second = server.draw(ANOTHER_SIZE, base=BaseUse(str(tiny), "second"))
+        second = server.draw(ANOTHER_SIZE, base=registered(tiny))
         assert isinstance(second, Drawn)
         assert second.picture != first.picture
+        refused = server.draw(ANOTHER_SIZE, base=earlier)
+        assert isinstance(refused, Refused)
+        assert (refused.reason, refused.clean) == (Refusal.BROKEN_BASE, True)
+        assert refused.message.startswith("tiny is not what was registered: ")
 
 
 class TestComparing:
@@ -359,7 +364,7 @@ class TestRefusing:
     def test_a_broken_base_is_refused(self, server: Server, plain: bytes, tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
         for folder in (tmp_path / "nowhere", tmp_path):
-            answer = server.draw(base=BaseUse(str(folder), "as registered"))
+            answer = server.draw(base=registered(folder))
             assert isinstance(answer, Refused)
             assert (answer.reason, answer.clean) == (Refusal.BROKEN_BASE, True)
             assert str(tmp_path.parent) not in answer.message

@@ -47,7 +47,8 @@ class Sampler(StrEnum):
 class BaseUse(Struct, frozen=True, forbid_unknown_fields=True):
     """A registered model's folder, and the hash (hex SHA-256) it was registered with.
 
-    A worker that holds a model goes by both: an operator may put another one in the same place.
+    A worker that holds a model goes by both, and loads none whose hash is another: an operator may put another one in
+    the same place.
     """
 
     path: str
@@ -62,9 +63,10 @@ class LoraUse(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EmbeddingUse(Struct, frozen=True, forbid_unknown_fields=True):
-    """A textual inversion: its file, and the word in prompts that stands for it."""
+    """A textual inversion: its file and the hash it was registered with, and the word in prompts that stands for it."""
 
     path: str
+    sha256: str
     word: str
 
 

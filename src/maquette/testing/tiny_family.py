@@ -8,9 +8,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from maquette.core.basefolder import base_sha256
+from maquette.core.drawing import BaseUse
+
 WIDTH = 32
 """Channels of everything; narrower ones fall off the convolution kernels' fast path and train slower."""
 POSITIONS = 77
+
+
+def registered(folder: Path) -> BaseUse:
+    """How a base's or an autoencoder's folder is asked for, once it is registered as it is now."""
+    return BaseUse(str(folder), base_sha256(folder))
 
 
 def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:

@@ -54,7 +54,7 @@ FULL = DrawRequest(
     sampler=Sampler.DPMPP_2M_KARRAS,
     clip_skip=2,
     loras=(LoraUse("/loras/a.safetensors", 0.5), LoraUse("/loras/b.safetensors")),
-    embeddings=(EmbeddingUse("/embeddings/e.safetensors", "<e>"),),
+    embeddings=(EmbeddingUse("/embeddings/e.safetensors", 64 * "d", "<e>"),),
     vae=BaseUse("/vaes/v", 64 * "f"),
     hires_fix=HiresFix(width=1024, height=1536, strength=0.5),
     refiner=RefinerUse(base=BaseUse("/bases/refiner", 64 * "e"), switch_at=0.8),

@@ -4,7 +4,7 @@ import copy
 import io
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.families.base import BadPicture, Conditioning, Heard, LatentPosterior, NotFinite, Unsupported
+from maquette.families.kept import KeptModels
 from maquette.families.sd15.autoencoder import Autoencoder
 from maquette.families.sd15.conditioning import PromptEncoder
 from maquette.families.sd15.denoising import Denoiser, Denoising, Refiner
@@ -48,8 +49,9 @@ class Sd15Pipeline:
         device = self.unet.device
         # Kept, since the library takes a third of a second to make some.
         self._build_scheduler = cache(partial(build_scheduler, own=parts.scheduler))
-        self._load_autoencoder = lru_cache(MAX_AUTOENCODERS)(partial(Autoencoder.load, device=device))
-        self._load_refiner = lru_cache(MAX_REFINERS)(lambda use: type(self).load(Path(use.path), device))
+        load_refiner = type(self).load
+        self._autoencoders = KeptModels(partial(Autoencoder.load, device=device), most=MAX_AUTOENCODERS, device=device)
+        self._refiners = KeptModels(lambda use: load_refiner(Path(use.path), device), most=MAX_REFINERS, device=device)
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Self:
@@ -97,7 +99,7 @@ class Sd15Pipeline:
         Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
         loaded.
         """
-        autoencoder = self.autoencoder if request.vae is None else self._load_autoencoder(request.vae)
+        autoencoder = self.autoencoder if request.vae is None else self._autoencoders.use(request.vae)
         self._check_autoencoder(autoencoder, request)
         denoising = self._denoising(request, heard)
         latents = self._first_pass(request, autoencoder, denoising)
@@ -125,7 +127,7 @@ class Sd15Pipeline:
         """
         refiner: Refiner | None = None
         if request.refiner is not None:
-            other = self._load_refiner(request.refiner.base)
+            other = self._refiners.use(request.refiner.base)
             self._check_refiner(other, request.refiner.base)
             refiner = Refiner(other._denoiser(request), request.refiner.switch_at)
         return Denoising(
