@@ -47,7 +47,7 @@ UNREADABLE = {
 """Files that the worker does not draw with, and what their models' messages say."""
 MEASURED = {
     "no effect": r"differs from the trainer's by \d+\.\d\d in the mean and \d+ at most, of 255",
-    "trained to nothing": r"it changes nothing: what it draws differs from the base's own picture by 0\.00 of 255",
+    "trained to nothing": r"it changes nothing: what it draws is the base's own picture, value by value$",
 }
 """Files that it draws with, and that fail by what comes out."""
 

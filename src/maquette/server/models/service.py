@@ -199,11 +199,15 @@ def _private_row(row: ListedModel, download_url: str, cover_url: str, ttl: int) 
 
 
 def _public_row(row: ListedModel) -> ModelRow:
-    """Its weights stay with the operator. It can be used if this installation knows its family."""
+    """Its weights stay with the operator. It can be used if this installation knows its family.
+
+    A refiner can't be: it is published as a checkpoint, and what is said to be usable clients offer as `model_name`.
+    """
+    usable = row.family in FAMILIES.names() and row.kind != BaseKind.REFINER
     return _row(
         row,
         id=PUBLIC_IDS + row.number,
-        status=int(row.family in FAMILIES.names()),
+        status=int(usable),
         source=Source.UPLOADING,
         download_url="",
         download_url_ttl=0,
