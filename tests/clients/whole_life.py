@@ -15,7 +15,7 @@ import requests
 from novita_client import NovitaClient, Txt2ImgV3LoRA
 from novita_client.proto import QueryTrainingSubjectStatusResponse, TrainingComponent, V3TaskResponse
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 NAME, BASE, SIDE = "python-client", "maquette-tiny", 128
 RESIZE = TrainingComponent(
     name="resize", args=[{"name": "height", "value": str(SIDE)}, {"name": "width", "value": str(SIDE)}]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import RowMapping, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,13 +16,14 @@ from maquette.db.move import Judgement, pass_model, reject_model
 from maquette.db.tables import models
 from maquette.server.bases import service as bases
 from maquette.server.bases.repository import Base
-from maquette.server.models import service
+from maquette.server.models import gate, service
 from maquette.server.models.repository import ListedModel, ModelFilter, list_page
 from maquette.testing.factories import SHA256, make_model, make_task, make_tenant
 
 WORKER = service.worker_text({"torch": "2.13", "diffusers": "0.42"})
 NEAR, FAR = Difference(0.25, 3), Difference(31.5, 212)
 HERE = f"{WORKER} on tiny 0123456789"
+OTHER = service.worker_text({"torch": "2.14"})
 PASSED = Judgement(judged_with=HERE, from_sample=NEAR, from_base=FAR)
 REJECTED = Judgement(judged_with=HERE, message="it is 31.5 away", from_sample=FAR, from_base=NEAR)
 
@@ -108,14 +110,14 @@ async def test_the_gate_gets_all_it_needs_to_replay(database: Database) -> None:
         await add_base(conn, "tiny")
         tenant_id = await make_tenant(conn)
         task_id, model_id = await trained(conn, tenant_id)
-        (found,) = await service.to_judge(conn, WORKER, 10)
+        (found,) = await service.to_judge(conn, [WORKER], 10)
         stored = await row(conn, model_id)
         assert (found.id, found.tenant_id, found.task_id, found.name) == (model_id, tenant_id, task_id, stored["name"])
         assert (found.object_key, found.sample_key, found.sha256) == tuple(
             stored[name] for name in ("object_key", "sample_key", "sha256")
         )
         assert (found.base_name, found.base_location) == ("tiny", "/bases/tiny")
-        assert found.judged_with == HERE == service.judged_with(WORKER, "tiny", SHA256)
+        assert service.judged_with(WORKER, found) == HERE
         assert (found.attempts, found.lost_workers) == (0, 0)
         assert (found.spec.sample.seed, found.spec.sample.width) == (1, 128)
 
@@ -128,37 +130,69 @@ async def test_a_rejected_model_is_judged_again_by_another_worker_or_with_anothe
         tenant_id = await make_tenant(conn)
         _, model_id = await trained(conn, tenant_id)
         await reject_model(conn, tenant_id, model_id, REJECTED)
-        assert await service.to_judge(conn, WORKER, 10) == []
-        assert await service.to_judge(conn, "", 10) == [], "while the worker is not known, pending ones alone"
-        assert [model.id for model in await service.to_judge(conn, "torch 2.14", 10)] == [model_id]
+        assert await service.to_judge(conn, [WORKER], 10) == []
+        assert await service.to_judge(conn, [], 10) == [], "while the worker is not known, pending ones alone"
+        assert [model.id for model in await service.to_judge(conn, [OTHER], 10)] == [model_id]
+        assert await service.to_judge(conn, [OTHER, WORKER], 10) == [], "who judges it may be the one that has"
         await add_base(conn, "tiny", sha256="f" * 64)
-        assert await service.to_judge(conn, "torch 2.14", 10) == [], "there is nothing to judge it with"
+        assert await service.to_judge(conn, [OTHER], 10) == [], "there is nothing to judge it with"
         await add_base(conn, "by another name", location="/elsewhere")
-        (again,) = await service.to_judge(conn, WORKER, 10)
-        assert (again.base_location, again.judged_with) == ("/elsewhere", f"{WORKER} on by another name 0123456789")
+        (again,) = await service.to_judge(conn, [WORKER], 10)
+        assert again.base_location == "/elsewhere"
+        assert service.judged_with(WORKER, again) == f"{WORKER} on by another name 0123456789"
+
+
+async def test_two_servers_of_other_kinds_judge_a_model_once_each(database: Database) -> None:
+    """However often either looks: neither forgets what it has judged for what the other has."""
+    async with database.write() as conn:
+        await add_base(conn, "tiny")
+        tenant_id = await make_tenant(conn)
+        task_id, model_id = await trained(conn, tenant_id)
+        for worker in (WORKER, OTHER):
+            (due,) = await service.to_judge(conn, [worker], 10)
+            rejected = replace(REJECTED, judged_with=service.judged_with(worker, due))
+            assert await reject_model(conn, tenant_id, model_id, rejected)
+        assert await service.to_judge(conn, [WORKER], 10) == await service.to_judge(conn, [OTHER], 10) == []
+        assert await reject_model(conn, tenant_id, model_id, REJECTED) is None, "late, and no news"
+        events = await list_events(conn, tenant_id, task_id)
+        assert [event.kind for event in events].count("model_rejected") == 2
+
+
+async def test_with_other_bounds_a_rejected_model_is_judged_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.write() as conn:
+        await add_base(conn, "tiny")
+        tenant_id = await make_tenant(conn)
+        _, model_id = await trained(conn, tenant_id)
+        assert not await service.any_rejected(conn)
+        await reject_model(conn, tenant_id, model_id, REJECTED)
+        assert await service.any_rejected(conn)
+        monkeypatch.setattr(gate, "BOUNDS", "wider ones")
+        here = service.worker_text({"torch": "2.13", "diffusers": "0.42"})
+        assert [model.id for model in await service.to_judge(conn, [here], 10)] == [model_id]
 
 
 async def test_a_pending_model_whose_base_is_gone_is_told_so(database: Database) -> None:
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         await trained(conn, tenant_id)
-        (found,) = await service.to_judge(conn, WORKER, 10)
-        assert (found.base_name, found.base_location, found.judged_with) == (None, None, f"{WORKER} on no base")
-        (found,) = await service.to_judge(conn, "", 10)
-        assert found.judged_with == "an unknown worker on no base"
+        (found,) = await service.to_judge(conn, [], 10)
+        assert (found.base_name, found.base_location) == (None, None)
+        assert service.judged_with(WORKER, found) == f"{WORKER} on no base"
 
 
 async def test_models_are_judged_in_turn_and_a_broken_judgement_waits(database: Database) -> None:
     async with database.write() as conn:
         tenant_id = await make_tenant(conn)
         first, second, third = [(await trained(conn, tenant_id))[1] for _ in range(3)]
-        assert [model.id for model in await service.to_judge(conn, WORKER, 2)] == [first, second]
-        (due, *_) = await service.to_judge(conn, WORKER, 10)
+        assert [model.id for model in await service.to_judge(conn, [WORKER], 2)] == [first, second]
+        (due, *_) = await service.to_judge(conn, [WORKER], 10)
         await service.postpone(conn, due, 30, "a worker was lost", lost_workers=2)
-        assert [model.id for model in await service.to_judge(conn, WORKER, 10)] == [second, third]
+        assert [model.id for model in await service.to_judge(conn, [WORKER], 10)] == [second, third]
     database.clock.shift(31)
     async with database.write() as conn:
-        (due, *_) = await service.to_judge(conn, WORKER, 10)
+        (due, *_) = await service.to_judge(conn, [WORKER], 10)
         assert (due.id, due.attempts, due.lost_workers) == (first, 1, 2)
         assert verdict(await row(conn, first)) == ("DEPLOYING", "pending", "a worker was lost", *[None] * 4)
         await reject_model(conn, tenant_id, first, REJECTED)
@@ -167,7 +201,7 @@ async def test_models_are_judged_in_turn_and_a_broken_judgement_waits(database: 
         await service.postpone(conn, due, 30, "the storage is away")
         assert (await row(conn, first))["verdict_message"] == "it is 31.5 away", "it stays rejected, for that reason"
         await pass_model(conn, tenant_id, second, PASSED)
-        assert [model.id for model in await service.to_judge(conn, "", 10)] == [third]
+        assert [model.id for model in await service.to_judge(conn, [], 10)] == [third]
 
 
 async def test_a_lora_is_found_by_its_file_and_by_its_stem_by_its_owner_alone(database: Database) -> None:

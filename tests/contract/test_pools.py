@@ -10,6 +10,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,30 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.drawing import BaseUse, DrawRequest, Refusal
 from maquette.core.ids import sha256_hex
 from maquette.core.picture_format import PictureFormat
-from maquette.serving.base import CompareJob, DrawJob, JobRefused, Pool, PoolSettings, StoredLora, WorkerLost
+from maquette.serving.base import (
+    DEVICE,
+    CompareJob,
+    DrawJob,
+    Heard,
+    JobRefused,
+    Pool,
+    PoolSettings,
+    StoredLora,
+    WorkerLost,
+)
 from maquette.serving.local import LocalPool
+from maquette.serving.queue import Patience
 from maquette.storage.base import ObjectMissing, Storage
 from maquette.storage.registry import open_storage
 from maquette.testing.scripted_pool import ScriptedPool, Turn
 from maquette.testing.stand_in_worker import Mishap
+from maquette.testing.tiny_family import registered
 
 PATIENCE = 60.0
 """Seconds after which a test gives up on a pool."""
 STEPS = 6
-TINY = BaseUse("/bases/tiny", 64 * "a")
+SLICE = 3
+TINY, OTHER = BaseUse("/bases/tiny", 64 * "a"), BaseUse("/bases/other", 64 * "b")
 REAL_PATIENCE = 600.0
 """Seconds the real worker may take on a busy machine, importing torch included."""
 STAND_IN = ("-m", "maquette.testing.stand_in_worker")
@@ -39,12 +53,12 @@ STAND_IN = ("-m", "maquette.testing.stand_in_worker")
 class Bench(ABC):
     """A pool of one worker, and what a test may do to it. Prompts are words of the bench."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, patience: Patience) -> None:
         self.storage = storage
-        self.pool = self._pool()
+        self.pool = self._pool(patience)
 
     @abstractmethod
-    def _pool(self) -> Pool: ...
+    def _pool(self, patience: Patience) -> Pool: ...
 
     @abstractmethod
     def losing(self) -> str:
@@ -66,8 +80,8 @@ class Bench(ABC):
 
 
 class ScriptedBench(Bench):
-    def _pool(self) -> ScriptedPool:
-        self._scripted = ScriptedPool(self.storage)
+    def _pool(self, patience: Patience) -> ScriptedPool:
+        self._scripted = ScriptedPool(self.storage, patience=patience)
         return self._scripted
 
     def losing(self) -> str:
@@ -84,12 +98,19 @@ class ScriptedBench(Bench):
 
 
 class LocalBench(Bench):
-    def __init__(self, storage: Storage, root: Path) -> None:
+    def __init__(self, storage: Storage, patience: Patience, root: Path) -> None:
         self._root = root
-        super().__init__(storage)
+        super().__init__(storage, patience)
 
-    def _pool(self) -> LocalPool:
-        settings = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE, program=STAND_IN)
+    def _pool(self, patience: Patience) -> LocalPool:
+        settings = PoolSettings(
+            threads=1,
+            longest_wait=patience.longest_wait,
+            overdue_slice=patience.slice,
+            start_timeout=PATIENCE,
+            silence_timeout=PATIENCE,
+            program=STAND_IN,
+        )
         return LocalPool(self._root, self.storage, devices=("cpu",), settings=settings)
 
     def losing(self) -> str:
@@ -102,16 +123,29 @@ class LocalBench(Bench):
         return Mishap.SLOW.value
 
 
-@pytest.fixture(params=["scripted", "local"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Bench]:
+@asynccontextmanager
+async def opened(kind: str, root: Path, patience: Patience) -> AsyncGenerator[Bench]:
     storage = open_storage("memory://")
-    bench = ScriptedBench(storage) if request.param == "scripted" else LocalBench(storage, tmp_path)
+    bench = ScriptedBench(storage, patience) if kind == "scripted" else LocalBench(storage, patience, root)
     await bench.pool.start()
     try:
         async with asyncio.timeout(PATIENCE):
             yield bench
     finally:
         await bench.pool.close()
+
+
+@pytest.fixture(params=["scripted", "local"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Bench]:
+    async with opened(request.param, tmp_path, Patience(longest_wait=PATIENCE, slice=SLICE)) as bench:
+        yield bench
+
+
+@pytest.fixture(params=["scripted", "local"])
+async def impatient(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Bench]:
+    """A bench where every job is overdue at once."""
+    async with opened(request.param, tmp_path, Patience(longest_wait=0.0, slice=SLICE)) as bench:
+        yield bench
 
 
 class Ear:
@@ -192,6 +226,15 @@ async def test_comparison_tells_both_distances_and_the_versions(bench: Bench) ->
         await bench.pool.compare(replace(job, sample_key="samples/gone"))
 
 
+async def test_versions_and_device_are_told_before_the_first_job_and_are_those_of_comparisons(bench: Bench) -> None:
+    (versions,) = await bench.pool.versions()
+    assert versions[DEVICE]
+    assert len(versions) > 1
+    await bench.storage.put("samples/one", b"a picture")
+    job = CompareJob(base=TINY, request=drawing().request, lora=await bench.lora(), sample_key="samples/one")
+    assert (await bench.pool.compare(job)).versions == versions
+
+
 async def test_refusal_says_why_and_the_worker_goes_on(bench: Bench) -> None:
     with pytest.raises(JobRefused) as caught:
         await bench.pool.draw(drawing(bench.refused()), Ear())
@@ -231,6 +274,45 @@ async def test_many_jobs_are_answered_each_with_its_own_picture(bench: Bench) ->
     assert len(set(pictures)) == len(jobs)
     for seed in (29, 0, 13):
         assert await bench.pool.draw(jobs[seed], Ear()) == pictures[seed]
+
+
+async def order_of(bench: Bench, jobs: dict[str, DrawJob]) -> list[str]:
+    """In which order jobs are begun that were given, one after the other, while the worker drew with `TINY`."""
+    order: list[str] = []
+
+    def heard(name: str) -> Heard:
+        return lambda step, _: order.append(name) if step == 0 else None
+
+    slow, _ = await begun(bench.pool, drawing(bench.slow()))
+    drawn: list[asyncio.Task[bytes]] = []
+    for name, job in jobs.items():
+        drawn.append(asyncio.create_task(bench.pool.draw(job, heard(name))))
+        while bench.pool.state().waiting < len(drawn):
+            await asyncio.sleep(0)
+    assert not slow.done(), "the jobs were not given in time"
+    await asyncio.gather(slow, *drawn)
+    return order
+
+
+async def test_what_is_loaded_is_drawn_with_first(bench: Bench) -> None:
+    lora, other = await bench.lora(b"one"), await bench.lora(b"two")
+    for each in (other, lora):
+        await bench.pool.draw(replace(drawing(loras=(each,)), base=OTHER), Ear())
+    await bench.pool.draw(drawing(loras=(lora,)), Ear())
+    jobs = {
+        "other base": replace(drawing(loras=(lora,)), base=OTHER),
+        "other lora": drawing(loras=(other,)),
+        "other base too": replace(drawing(loras=(lora,)), base=OTHER),
+        "same": drawing(loras=(lora,)),
+    }
+    assert await order_of(bench, jobs) == ["same", "other lora", "other base", "other base too"]
+
+
+async def test_overdue_job_is_passed_by_fewer_than_its_slice(impatient: Bench) -> None:
+    jobs = {"other base": replace(drawing(), base=OTHER)} | {str(seed): drawing(seed=seed) for seed in range(3 * SLICE)}
+    order = await order_of(impatient, jobs)
+    assert order.index("other base") < SLICE
+    assert set(order) == set(jobs)
 
 
 async def test_cancelled_while_waiting_is_never_begun(bench: Bench) -> None:
@@ -284,6 +366,8 @@ async def test_closing_ends_every_job(bench: Bench) -> None:
     assert [type(answer) for answer in answers] == [WorkerLost, WorkerLost]
     with pytest.raises(WorkerLost):
         await bench.pool.draw(drawing(loras=(await bench.lora(),)), Ear())
+    with pytest.raises(WorkerLost):
+        await bench.pool.versions()
     state = bench.pool.state()
     assert (state.ready, state.drawing, state.waiting) == (0, 0, 0)
     await bench.pool.close()
@@ -294,7 +378,7 @@ async def test_real_worker_draws_refuses_and_is_replaced_when_killed(tmp_path: P
     storage = open_storage("memory://")
     settings = PoolSettings(threads=1, start_timeout=REAL_PATIENCE, silence_timeout=REAL_PATIENCE)
     pool = LocalPool(tmp_path / "pool", storage, devices=("cpu",), settings=settings)
-    job = replace(drawing(), base=BaseUse(str(BUNDLED_PATH), 64 * "b"))
+    job = replace(drawing(), base=registered(BUNDLED_PATH))
     await storage.put("models/broken", b"no safetensors")
     broken = StoredLora(key="models/broken", sha256=sha256_hex(b"no safetensors"))
 

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from maquette.core.registry import UnknownName
-from maquette.storage.base import ObjectInfo, ObjectMissing, Storage, StorageFailed
+from maquette.storage.base import ObjectMissing, Storage, StorageFailed
 from maquette.storage.bucket import open_bucket
 from maquette.storage.object_store import InvalidKey
 from maquette.storage.registry import open_storage
@@ -65,9 +66,13 @@ async def keys(storage: Storage, prefix: str = "") -> list[str]:
 
 
 async def test_bytes_come_back_as_they_were_put(storage: Storage) -> None:
+    before = time.time() - 1
     await storage.put("a/b/c.bin", b"\x00\xffdata")
     assert await storage.get("a/b/c.bin") == b"\x00\xffdata"
-    assert await storage.head("a/b/c.bin") == ObjectInfo(key="a/b/c.bin", size=6)
+    info = await storage.head("a/b/c.bin")
+    assert (info.key, info.size) == ("a/b/c.bin", 6)
+    assert before <= info.stored_at <= time.time() + 1
+    assert [found async for found in storage.list("a")] == [info]
 
 
 async def test_put_replaces(storage: Storage) -> None:

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import msgspec
 import pytest
 
@@ -59,9 +60,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Generator[Client]:
-    with Client(server.url, server.command("keys", "create", "--tenant", "integrator")) as client:
+def key(server: ServerProcess) -> str:
+    return server.command("keys", "create", "--tenant", "integrator")
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess, key: str) -> Generator[Client]:
+    with Client(server.url, key) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def debug_info(server: ServerProcess, key: str) -> Generator[Callable[[str], dict[str, str]]]:
+    """What a result says of the course of an image task that has ended; the client has no need of it."""
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as http:
+
+        def ask(task_id: str) -> dict[str, str]:
+            return http.get("/v3/async/task-result", params={"task_id": task_id}).json()["extra"]["debug_info"]
+
+        yield ask
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +152,9 @@ def test_a_model_that_was_to_be_rejected_is_and_drawing_with_it_is_refused(
         draw(client, "ohwx creature", loras=[LoraChoice(model_name=model.model_name, strength=1.0)])
 
 
-def test_pictures_end_as_they_were_asked_to_and_others_are_drawn_meanwhile(client: Client) -> None:
+def test_pictures_end_as_they_were_asked_to_and_others_are_drawn_meanwhile(
+    client: Client, debug_info: Callable[[str], dict[str, str]]
+) -> None:
     asked = {prompt: draw(client, prompt) for prompt in PICTURES}
     plain = draw(client, "a red circle", steps=4)
     for prompt, task_id in asked.items():
@@ -143,6 +162,13 @@ def test_pictures_end_as_they_were_asked_to_and_others_are_drawn_meanwhile(clien
         assert ended.task.status is DrawingStatus.FAILED
         assert PICTURES[prompt] in ended.task.reason
     assert last(client.follow_image(plain)).task.status is DrawingStatus.SUCCEED
+    # It waits for a new worker once or twice, and not until the last one has been killed.
+    lost = asked["sandbox: lost-worker"]
+    assert int(debug_info(plain)["complete_time_ms"]) < int(debug_info(lost)["complete_time_ms"])
+    assert debug_info(plain)["request_info"] == (
+        f"sandbox: model_name is maquette-tiny here, not {PUBLISHED}.safetensors;"
+        " sandbox: width is 128 here, not 512; sandbox: height is 128 here, not 512"
+    )
 
 
 @pytest.fixture

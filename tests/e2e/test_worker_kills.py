@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from maquette.cli.server_process import ServerProcess
 from maquette.client.client import Client
 from maquette.client.records import ImageTask, TaskDetail
 from maquette.core.image_specs import LoraChoice, TextToImage
+from maquette.core.lifecycle import ImageStatus
 
 pytestmark = pytest.mark.torch
 
@@ -37,6 +41,13 @@ def workers(server: ServerProcess) -> Generator[int]:
             continue
         if b"maquette.inference" in command and int(parent) == server._process.pid:
             yield int(process.name)
+
+
+def statuses(server: ServerProcess, task_ids: list[str]) -> Counter[str]:
+    """How many of these image tasks have which status in the database of a server that is gone."""
+    with closing(sqlite3.connect(server.data_dir / "maquette.db")) as connection:
+        rows: list[tuple[str, str]] = connection.execute("SELECT id, status FROM image_tasks").fetchall()
+    return Counter(status for task_id, status in rows if task_id in task_ids)
 
 
 def until(client: Client, task_id: str, condition: Callable[[ImageTask], bool]) -> None:
@@ -64,10 +75,16 @@ def test_a_worker_killed_in_the_middle_of_a_picture_changes_nothing_of_it(
 def test_pictures_that_wait_while_the_server_is_killed_are_all_drawn(
     server: ServerProcess, client: Client, drawn: Callable[[str], bytes]
 ) -> None:
-    undisturbed = drawn(client.text_to_image(REQUEST))
+    request = replace(REQUEST, steps=30)
+    undisturbed = drawn(client.text_to_image(request))
     (orphan,) = workers(server)
-    waiting = [client.text_to_image(REQUEST) for _ in range(QUEUED)]
+    waiting = [client.text_to_image(request) for _ in range(QUEUED)]
     server.kill()
+    found = statuses(server, waiting)
+    assert found[ImageStatus.QUEUED] > 0, found
+    assert found[ImageStatus.PROCESSING] > 0, found
+    assert found[ImageStatus.SUCCEED] < QUEUED, found
+    assert found.total() == QUEUED
     server.start()
     assert {drawn(task_id) for task_id in waiting} == {undisturbed}
     assert not Path(f"/proc/{orphan}").exists(), "the worker of a server that is gone draws on"

@@ -12,7 +12,7 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Step
 from maquette.core.rehearsal import Breakdown
 from maquette.core.rundir import Manifest, RunDirectory
-from maquette.testing.failing_trainer import train
+from maquette.rehearsal.trainer import train
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.attempt import Attempt
@@ -79,7 +79,7 @@ def test_a_process_is_killed_as_it_begins_or_after_half_of_the_steps(
     run: RunDirectory, asked: Breakdown, told: list[int]
 ) -> None:
     change_spec(run, name=f"sandbox: {asked}")
-    command = [sys.executable, "-m", "maquette.testing.failing_trainer", str(run.root)]
+    command = [sys.executable, "-m", "maquette.rehearsal.trainer", str(run.root)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert [message.step for message in read_messages(run) if isinstance(message, Step)] == told

@@ -104,6 +104,16 @@ async def test_a_repeated_attempt_copies_again(service: Service, s3: S3Server) -
         assert copy.content == await service.storage.get(image["key"])
 
 
+async def test_credentials_that_open_no_bucket_are_told_as_that(
+    service: Service, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    await service.start()
+    row = await ended(service, await ask(service, TARGET))
+    assert (row.status, row.reason, row.fence) == (ImageStatus.FAILED, Reason.NOT_COPIED, 2)
+    assert row.message.endswith(f"{BUCKET}: Generic S3 error: Missing SecretAccessKey")
+
+
 async def test_a_bucket_that_takes_nothing_is_tried_twice_and_told(service: Service, s3: S3Server) -> None:
     await service.start()
     row = await ended(service, await ask(service, replace(TARGET, bucket="gone")))

@@ -1,13 +1,15 @@
 """Image tasks and models through a server's loops, over a scripted pool and both databases."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 from sqlalchemy import select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.drawing import Difference, Refusal
 from maquette.core.ids import new_task_id, sha256_hex
@@ -23,10 +25,10 @@ from maquette.server.images.service import Addresses
 from maquette.server.loops import image_sweep, reap
 from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
 from maquette.server.signing import Signer
-from maquette.serving.base import CompareJob, Comparison, DrawJob, Heard, WorkerLost
+from maquette.serving.base import DEVICE, CompareJob, DrawJob, Heard, WorkerLost
 from maquette.testing.factories import image_spec, training_spec
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
-from maquette.testing.scripted_pool import ScriptedPool, Turn
+from maquette.testing.scripted_pool import PASSING, ScriptedPool, Turn
 
 FAR = Difference(80.0, 255)
 NEAR = Difference(0.0, 0)
@@ -205,6 +207,77 @@ async def test_what_is_drawn_between_two_turns_says_when_it_was_begun(service: S
     assert found.created_at < found.started_at < found.finished_at
 
 
+async def draw_and_cut_off(service: Service, monkeypatch: pytest.MonkeyPatch, task_id: str) -> asyncio.Event:
+    """Start; the database is away for writers from when a task's second picture is stored until the event is set."""
+    write, put = service.database.write, service.storage.put
+    back, gone = asyncio.Event(), asyncio.Event()
+    back.set()
+
+    @asynccontextmanager
+    async def write_if_there() -> AsyncGenerator[AsyncConnection]:
+        if not back.is_set():
+            raise OSError("the database is away")
+        async with write() as conn:
+            yield conn
+
+    async def put_and_cut(key: str, data: bytes) -> None:
+        await put(key, data)
+        if task_id in key and key.endswith("/1.png"):
+            back.clear()
+            gone.set()
+
+    monkeypatch.setattr(service.database, "write", write_if_there)
+    monkeypatch.setattr(service.storage, "put", put_and_cut)
+    await service.start()
+    async with asyncio.timeout(PATIENCE):
+        await gone.wait()
+    return back
+
+
+async def test_what_was_drawn_while_the_database_was_away_is_not_drawn_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was away for longer than a lease."""
+    task_id = await ask(service, spec_of("a cat"))
+    back = await draw_and_cut_off(service, monkeypatch, task_id)
+    await asyncio.sleep(0.3)
+    service.database.clock.shift(200)
+    assert (await row(service, task_id)).status == ImageStatus.PROCESSING
+    back.set()
+    found = await ended(service, task_id)
+    assert (found.status, found.fence, found.failures) == (ImageStatus.SUCCEED, 1, {})
+    assert len(service.pool.given) == 2
+
+
+async def test_a_server_stops_though_the_database_is_away(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = await ask(service, spec_of("a cat"))
+    back = await draw_and_cut_off(service, monkeypatch, task_id)
+    async with asyncio.timeout(5):
+        await service.stop()
+    back.set()
+    monkeypatch.undo()
+    await service.start()
+    if service.database.file is None:
+        service.database.clock.shift(120)
+    assert (await ended(service, task_id)).status == ImageStatus.SUCCEED
+
+
+class Defective(ScriptedPool):
+    """Raises what no pool promises."""
+
+    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+        self.given.append(job)
+        raise RuntimeError("a mistake of ours")
+
+
+async def test_an_error_that_nobody_expects_ends_attempts_by_its_own_reason(service: Service) -> None:
+    service.pool = Defective(service.storage)
+    await service.start()
+    found = await ended(service, await ask(service, spec_of("a cat")))
+    assert (found.status, found.reason, found.failures) == (ImageStatus.FAILED, Reason.INTERNAL, {"internal": 3})
+    assert found.message == "Drawing met an internal error."
+
+
 class Hesitant(ScriptedPool):
     """Gives jobs up before any worker has begun them."""
 
@@ -311,7 +384,7 @@ async def test_a_model_whose_sample_is_drawn_again_is_served(service: Service) -
 
 async def test_a_model_that_draws_something_else_is_rejected_and_drawing_with_it_refused(service: Service) -> None:
     sample = training_spec().sample.prompt
-    service.pool.script(sample, Turn(comparison=Comparison(from_sample=FAR, from_base=FAR, versions={"torch": "2"})))
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_sample=FAR, from_base=FAR)))
     await service.start()
     model = await judged(service, await trained(service), Verdict.REJECTED)
     assert (model.status, model.from_sample_largest) == ("DEPLOYING", 255)
@@ -324,10 +397,60 @@ async def test_a_model_that_draws_something_else_is_rejected_and_drawing_with_it
 
 async def test_a_model_that_changes_nothing_is_rejected(service: Service) -> None:
     sample = training_spec().sample.prompt
-    service.pool.script(sample, Turn(comparison=Comparison(from_sample=NEAR, from_base=NEAR, versions={})))
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_base=NEAR)))
     await service.start()
     model = await judged(service, await trained(service), Verdict.REJECTED)
     assert "changes nothing" in model.verdict_message
+
+
+async def test_a_rejected_model_is_judged_again_after_a_restart_with_another_worker_and_not_with_the_same(
+    service: Service,
+) -> None:
+    """Though there is nothing to draw that would start a worker."""
+    sample = training_spec().sample.prompt
+    service.pool.script(sample, Turn(comparison=replace(PASSING, from_sample=FAR, from_base=FAR)))
+    await service.start()
+    model = await judged(service, await trained(service), Verdict.REJECTED)
+    await service.stop()
+    await service.start()
+    await asyncio.sleep(0.3)
+    await service.stop()
+    assert (await service.model(model.task_id)) == model
+    again = replace(PASSING, versions={DEVICE: "cuda of some make", "scripted": "1"})
+    service.pool.told_versions = [again.versions]
+    service.pool.script(sample, Turn(comparison=again))
+    await service.start()
+    model = await judged(service, model, Verdict.PASSED)
+    assert model.judged_with.startswith("device cuda of some make, scripted 1, bounds 0.5, 16 and ")
+
+
+async def test_what_a_worker_refuses_of_a_model_is_judged_once_by_that_kind_of_worker(service: Service) -> None:
+    refused = Turn(refusal=Refusal.NOT_FINITE, words="it is not finite")
+    service.pool.script(training_spec().sample.prompt, *[refused] * 9)
+    await service.start()
+    model = await judged(service, await trained(service), Verdict.REJECTED)
+    await asyncio.sleep(0.3)
+    assert len(await service.told(model.task_id, "model_rejected")) == 1
+    assert model.judged_with.startswith("device none, scripted 1, bounds")
+
+
+async def test_a_model_whose_files_the_storage_does_not_have_waits_until_it_has(service: Service) -> None:
+    """As when it is not mounted: such a storage reads as if it were empty."""
+    service.pool.script(training_spec().sample.prompt, *[Turn(loses_worker=True)] * 2)
+    await service.start()
+    model = await trained(service)
+    sample = await service.storage.get(model.sample_key)
+    await service.storage.delete(model.sample_key)
+    async with asyncio.timeout(PATIENCE):
+        while (waiting := await service.model(model.task_id)).attempts < 4:
+            service.database.clock.shift(60)
+            for supervision in service.running:
+                await supervision.lease.renew()
+            await asyncio.sleep(0.01)
+    assert (waiting.status, waiting.verdict) == ("DEPLOYING", Verdict.PENDING)
+    assert waiting.verdict_message.startswith("the storage does not have its files")
+    await service.storage.put(model.sample_key, sample)
+    assert (await judged(service, model, Verdict.PASSED)).status == "SERVING"
 
 
 async def test_a_lost_worker_rejects_no_model(service: Service) -> None:
@@ -425,7 +548,6 @@ async def test_what_was_stored_for_a_task_that_was_never_created_goes(service: S
         "images/README",
     }
     stray = queue.original_key(service.tenant_id, unborn, "png")
-    late = queue.original_key(service.tenant_id, new_task_id(), "png")
     sweep = StraySweep(service.database, service.storage)
 
     async def left() -> set[str]:
@@ -436,12 +558,22 @@ async def test_what_was_stored_for_a_task_that_was_never_created_goes(service: S
         await service.storage.put(key, PICTURE)
     assert await left() == {*kept, stray}, "its request may still be under way"
     service.database.clock.shift(STRAY_SECONDS - 60)
-    await service.storage.put(late, PICTURE)
-    assert await left() == {*kept, stray, late}
+    assert await left() == {*kept, stray}
     service.database.clock.shift(120)
-    assert await left() == {*kept, late}
-    service.database.clock.shift(STRAY_SECONDS)
     assert await left() == kept
+
+
+async def test_a_sweep_of_a_server_that_has_just_started_erases_what_is_old(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that is started again every hour would never erase anything."""
+    old, young = (queue.original_key(service.tenant_id, new_task_id(), "png") for _ in range(2))
+    await service.storage.put(old, PICTURE)
+    await asyncio.sleep(0.5)
+    monkeypatch.setattr(image_sweep, "STRAY_SECONDS", 0.4)
+    await service.storage.put(young, PICTURE)
+    await StraySweep(service.database, service.storage).run()
+    assert [info.key async for info in service.storage.list(queue.IMAGES)] == [young]
 
 
 async def test_the_server_sweeps_what_was_stored_for_no_task(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

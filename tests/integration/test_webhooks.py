@@ -4,8 +4,9 @@ import asyncio
 import json
 import socket
 import ssl
+import threading
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +24,12 @@ from sqlalchemy import select
 from maquette.core.lifecycle import ImageStatus
 from maquette.db.now import now
 from maquette.db.tables import webhook_deliveries
-from maquette.server.loops.deliver import SLOW_WEBHOOK
+from maquette.server.loops.deliver import AT_A_TIME, SLOW_WEBHOOK
 from maquette.server.webhooks import queue
+from maquette.server.webhooks.lookups import OF_ONE_TENANT
 from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
 from maquette.server.webhooks.reach import Reach, read_networks
-from maquette.testing.factories import make_image_task
+from maquette.testing.factories import make_image_task, make_tenant
 from maquette.testing.loops import PATIENCE, SETTINGS, Service
 
 LOOPBACK = "127.0.0.0/8,::1"
@@ -121,10 +123,12 @@ def certificate(file: Path, name: str) -> Path:
     return file
 
 
-async def end_one(service: Service, url: str, status: ImageStatus = ImageStatus.SUCCEED) -> str:
-    """An image task that has ended, with a webhook."""
+async def end_one(
+    service: Service, url: str, status: ImageStatus = ImageStatus.SUCCEED, tenant_id: str | None = None
+) -> str:
+    """An image task that has ended, with a webhook; of the service's tenant unless it is said whose."""
     async with service.database.write() as conn:
-        return await make_image_task(conn, service.tenant_id, status=status, webhook_url=url)
+        return await make_image_task(conn, tenant_id or service.tenant_id, status=status, webhook_url=url)
 
 
 async def the_row(service: Service, task_id: str) -> Any:
@@ -283,6 +287,90 @@ def resolving_to(*answers: list[str]) -> Callable[..., list[Any]]:
     return look_up
 
 
+class HalfSilent:
+    """A resolver of which names under `silent.example` get no answer until it is told to speak; others are loopback.
+
+    Attributes:
+        asked: names that got no answer at first, in order.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._speaks = threading.Event()
+
+    def look_up(self, host: str, port: int, **_more: Any) -> list[Any]:
+        if host.endswith("silent.example"):
+            self.asked.append(host)
+            assert self._speaks.wait(PATIENCE)
+            raise socket.gaierror("no name server answered")
+        return [(None, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    def speak(self) -> None:
+        self._speaks.set()
+
+
+@pytest.fixture
+def half_silent(monkeypatch: pytest.MonkeyPatch) -> Generator[HalfSilent]:
+    resolver = HalfSilent()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver.look_up)
+    yield resolver
+    resolver.speak()
+
+
+async def test_names_that_hang_cost_other_tenants_no_attempt_and_their_own_only_what_was_looked_up(
+    service: Service, receiver: Receiver, half_silent: HalfSilent
+) -> None:
+    silent = [await end_one(service, f"http://{number}.silent.example/") for number in range(3 * AT_A_TIME)]
+    async with service.database.write() as conn:
+        other = await make_tenant(conn)
+    await service.start(settings=TELLING)
+    async with asyncio.timeout(PATIENCE):
+        while len(half_silent.asked) < OF_ONE_TENANT:
+            await asyncio.sleep(0.01)
+        # Longer than a call may take: what was looked up has failed by then, and the threads hang all the same.
+        await asyncio.sleep(TELLING.webhook_timeout + 0.3)
+    quick = await end_one(service, f"http://hook.example:{receiver.port}/done", tenant_id=other)
+    row = await settled(service, quick)
+    assert (row.attempts, row.delivered_at is not None, len(receiver.heard)) == (1, True, 1)
+    assert len(half_silent.asked) == OF_ONE_TENANT
+    rows = [await the_row(service, task_id) for task_id in silent]
+    assert sorted(row.attempts for row in rows)[-OF_ONE_TENANT - 1 :] == [0] + [1] * OF_ONE_TENANT
+    assert {row.message for row in rows} == {"", "no answer within 1 s"}
+    half_silent.speak()
+    async with asyncio.timeout(PATIENCE):
+        while not all([(await the_row(service, task_id)).attempts for task_id in silent]):
+            await asyncio.sleep(0.05)
+
+
+async def test_stopping_waits_for_no_name(service: Service, half_silent: HalfSilent) -> None:
+    waiting = [await end_one(service, f"http://{number}.silent.example/") for number in range(AT_A_TIME)]
+    supervision = await service.start(settings=TELLING)
+    async with asyncio.timeout(PATIENCE):
+        while len(half_silent.asked) < OF_ONE_TENANT:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(3 * TELLING.webhook_timeout):
+        await supervision.stop()
+    assert len(half_silent.asked) == OF_ONE_TENANT
+    assert sum([(await the_row(service, task_id)).attempts for task_id in waiting]) == OF_ONE_TENANT
+
+
+async def test_tenants_take_turns(service: Service) -> None:
+    async with service.database.write() as conn:
+        other = await make_tenant(conn)
+    many = [await end_one(service, "http://hook.example/") for _ in range(3)]
+    one = await end_one(service, "http://hook.example/", tenant_id=other)
+    async with service.database.read() as conn:
+        due = await queue.due(conn, limit=2)
+    assert [delivery.image_task_id for delivery in due] == [many[0], one]
+
+
+async def post(outbound: Outbound, url: str, body: bytes) -> int:
+    place = await outbound.place("a tenant")
+    assert place is not None
+    with place:
+        return await outbound.post(place, url, body)
+
+
 @pytest.fixture
 async def outbound() -> AsyncGenerator[Outbound]:
     """May call 127.0.0.1 beside what is public."""
@@ -297,7 +385,7 @@ async def test_a_name_is_called_only_if_all_its_addresses_may_be(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(among))
     with pytest.raises(OutboundRefused, match=f"hook.example is at {among[-1]}, which is not public"):
-        await outbound.post(f"http://hook.example:{receiver.port}/", b"{}")
+        await post(outbound, f"http://hook.example:{receiver.port}/", b"{}")
     assert receiver.heard == []
 
 
@@ -306,10 +394,10 @@ async def test_the_connection_goes_to_the_address_that_was_judged(
 ) -> None:
     """Whatever the name means a moment later: a second look-up would find another address."""
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(["127.0.0.1"], ["127.0.0.2"]))
-    assert await outbound.post(f"http://hook.example:{receiver.port}/done", b"{}") == 200
+    assert await post(outbound, f"http://hook.example:{receiver.port}/done", b"{}") == 200
     assert f"Host: hook.example:{receiver.port}\r\n" in receiver.headers[0]
     with pytest.raises(OutboundRefused):
-        await outbound.post(f"http://hook.example:{receiver.port}/done", b"{}")
+        await post(outbound, f"http://hook.example:{receiver.port}/done", b"{}")
 
 
 async def test_an_address_that_takes_no_connection_gives_way_to_the_next(
@@ -317,7 +405,7 @@ async def test_an_address_that_takes_no_connection_gives_way_to_the_next(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(["::1", "127.0.0.3", "127.0.0.1"]))
     outbound = Outbound(Reach(read_networks(LOOPBACK)), timeout=5.0)
-    assert await outbound.post(f"http://hook.example:{receiver.port}/done", b"{}") == 200
+    assert await post(outbound, f"http://hook.example:{receiver.port}/done", b"{}") == 200
     outbound.close()
 
 
@@ -326,10 +414,10 @@ async def test_a_certificate_is_the_names_and_not_the_addresss(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(["127.0.0.1"]))
     outbound = Outbound(Reach(read_networks("127.0.0.1")), timeout=5.0)
-    assert await outbound.post(f"https://hook.example:{tls_receiver.port}/done", b"{}") == 200
+    assert await post(outbound, f"https://hook.example:{tls_receiver.port}/done", b"{}") == 200
     for other in ("other.example", "127.0.0.1"):
         with pytest.raises(OutboundFailed, match="CERTIFICATE_VERIFY_FAILED"):
-            await outbound.post(f"https://{other}:{tls_receiver.port}/done", b"{}")
+            await post(outbound, f"https://{other}:{tls_receiver.port}/done", b"{}")
     assert len(tls_receiver.heard) == 1
     outbound.close()
 
@@ -337,12 +425,12 @@ async def test_a_certificate_is_the_names_and_not_the_addresss(
 async def test_no_call_knows_of_another(outbound: Outbound, receiver: Receiver) -> None:
     receiver.statuses = [ENDLESS]
     for _ in range(2):
-        assert await outbound.post(f"http://127.0.0.1:{receiver.port}/done", b"{}") == 200
+        assert await post(outbound, f"http://127.0.0.1:{receiver.port}/done", b"{}") == 200
     assert "cookie" not in receiver.headers[1].lower()
 
 
 async def test_a_name_and_a_password_are_sent_as_such(outbound: Outbound, receiver: Receiver) -> None:
-    assert await outbound.post(f"http://user:pass%20word@127.0.0.1:{receiver.port}/done#part", b"{}") == 200
+    assert await post(outbound, f"http://user:pass%20word@127.0.0.1:{receiver.port}/done#part", b"{}") == 200
     assert f"Authorization: Basic {b64encode(b'user:pass word').decode()}\r\n" in receiver.headers[0]
     assert f"Host: 127.0.0.1:{receiver.port}\r\n" in receiver.headers[0]
     assert receiver.heard[0][0] == "/done"
@@ -350,6 +438,6 @@ async def test_a_name_and_a_password_are_sent_as_such(outbound: Outbound, receiv
 
 async def test_a_name_that_does_not_resolve_fails_and_may_come_back(outbound: Outbound) -> None:
     with pytest.raises(OutboundFailed, match=r"no-such-host\.invalid can't be resolved"):
-        await outbound.post("http://no-such-host.invalid/", b"{}")
+        await post(outbound, "http://no-such-host.invalid/", b"{}")
     with pytest.raises(OutboundRefused):
-        await outbound.post("http://10.0.0.1/", b"{}")
+        await post(outbound, "http://10.0.0.1/", b"{}")

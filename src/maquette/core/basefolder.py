@@ -104,5 +104,21 @@ def base_sha256(root: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def check_base(root: Path, sha256: str) -> None:
+    """Assert that a folder still holds what it was registered with; reads all of it.
+
+    Raises:
+        BrokenBase: it holds something else, or nothing that can be read.
+    """
+    if not root.is_dir():
+        raise BrokenBase(f"{root} does not exist")
+    try:
+        found = base_sha256(root)
+    except OSError as error:
+        raise BrokenBase(f"{root} can't be read: {error}") from error
+    if found != sha256:
+        raise BrokenBase(f"{root} is not what was registered: its hash is {found}, not {sha256}; register it anew")
+
+
 def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import SampleSpec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of the wire form; a worker that speaks another is not used."""
 LENGTH_BYTES = 4
 MAX_MESSAGE = 256 * 1024 * 1024
@@ -47,7 +47,8 @@ class Sampler(StrEnum):
 class BaseUse(Struct, frozen=True, forbid_unknown_fields=True):
     """A registered model's folder, and the hash (hex SHA-256) it was registered with.
 
-    A worker that holds a model goes by both: an operator may put another one in the same place.
+    A worker that holds a model goes by both, and loads none whose hash is another: an operator may put another one in
+    the same place.
     """
 
     path: str
@@ -62,9 +63,10 @@ class LoraUse(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EmbeddingUse(Struct, frozen=True, forbid_unknown_fields=True):
-    """A textual inversion: its file, and the word in prompts that stands for it."""
+    """A textual inversion: its file and the hash it was registered with, and the word in prompts that stands for it."""
 
     path: str
+    sha256: str
     word: str
 
 
@@ -192,16 +194,27 @@ class Difference(Struct, frozen=True):
     largest: int
 
 
+class LoadedBase(Struct, frozen=True):
+    """A base in a worker's memory, and the paths of the LoRA files that were read for it."""
+
+    base: BaseUse
+    loras: tuple[str, ...]
+
+
 class Loaded(Struct, frozen=True):
     """What a worker holds, so that the next request can be chosen by it.
 
     Attributes:
-        base: the one it drew with last, None before the first.
-        loras: paths of the LoRA files in its memory.
+        bases: the one used last is the last.
+        room: whether it can load another without letting one go.
     """
 
-    base: BaseUse | None
-    loras: tuple[str, ...]
+    bases: tuple[LoadedBase, ...]
+    room: bool
+
+
+NOTHING_LOADED = Loaded(bases=(), room=True)
+"""What a worker holds at first."""
 
 
 class Ready(Struct, frozen=True, tag="ready", kw_only=True):
@@ -209,8 +222,8 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
 
     Attributes:
         protocol: `PROTOCOL` as the worker knows it.
-        device: torch device string.
-        versions: of the libraries that draw; a model's verdict holds for these.
+        device: its kind, such as `cpu` or `cuda NVIDIA H200`.
+        versions: of the libraries that draw. A model's verdict holds for these and for the device.
     """
 
     protocol: int
@@ -231,7 +244,6 @@ class Drawn(Struct, frozen=True, tag="drawn", kw_only=True):
 
     number: int
     picture: bytes
-    seconds: float
     loaded: Loaded
 
 

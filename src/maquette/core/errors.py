@@ -1,7 +1,7 @@
 """Errors that reach a user: a stable reason, words that name the field, the limit and the fix.
 
-The reasons and their HTTP statuses are the published ones of the wire contract where it names one,
-and ours beside them. Server, client and command line share this one list.
+The reasons and their HTTP statuses are those of the published API where it has one, and ours beside them. Server,
+client and command line share this one list.
 """
 
 from collections.abc import Generator, Mapping

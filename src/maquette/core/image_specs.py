@@ -232,7 +232,10 @@ class Drawing(Struct, frozen=True, kw_only=True):
     ]
     prompt: Annotated[
         Prompt,
-        Meta(description="What to draw. May hold weights, as in `(blue:1.2)`, and be longer than 77 tokens."),
+        Meta(
+            description="What to draw. May hold weights, as in `(blue:1.2)`, be longer than 77 tokens, and have"
+            " sections with `BREAK` between them, each of which is read by itself."
+        ),
     ]
     negative_prompt: Annotated[
         Prompt | UnsetType, Meta(description="What to move away from.", extra={"default": "nothing"})
@@ -387,6 +390,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         original_strength: how much of the picture to start from is drawn anew; None starts from noise.
         format: of the pictures' files.
         copy_to: where they are put besides being stored here.
+        departures: in words for the task's owner where this differs from what was asked for; decides nothing.
     """
 
     base: BaseRef
@@ -408,6 +412,7 @@ class ImageSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     original_strength: float | None = None
     format: PictureFormat = PictureFormat.PNG
     copy_to: CopyTarget | None = None
+    departures: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -136,7 +136,9 @@ morning."""
 
 FAILURES: Mapping[Reason, Failure[TaskStatus]] = {
     Reason.BAD_DATASET: _fault(TaskStatus.FAILED, "A picture of the dataset could not be used."),
-    Reason.DIVERGED: _fault(TaskStatus.FAILED, "The training diverged, also at half the learning rate. Try a lower one."),
+    Reason.DIVERGED: _fault(
+        TaskStatus.FAILED, "The training diverged, also at half the learning rate. Try a lower one."
+    ),
     Reason.BASE_MISSING: _fault(TaskStatus.FAILED, "The base model is no longer registered."),
     Reason.TIMED_OUT: _fault(TaskStatus.FAILED, "The task ran past its time limit."),
     Reason.OUT_OF_MEMORY: _shortage(TaskStatus.FAILED, "The device ran out of memory."),

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Table, insert, or_, update
+from sqlalchemy import ColumnElement, Table, exists, insert, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.drawing import Difference
@@ -36,10 +36,11 @@ from maquette.core.lifecycle import (
     Verdict,
 )
 from maquette.core.specs import TrainingSpec
+from maquette.db import dialects
 from maquette.db.counters import next_number, tenant_image_tasks, tenant_models, tenant_tasks
 from maquette.db.events import append_event
 from maquette.db.now import now_sql
-from maquette.db.tables import image_tasks, models, tasks, webhook_deliveries
+from maquette.db.tables import image_tasks, model_rejections, models, tasks, webhook_deliveries
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -69,7 +70,7 @@ class Judgement(Struct, frozen=True, kw_only=True):
     """What the parity gate found of a model.
 
     Attributes:
-        judged_with: what it holds for: the base and the worker that drew.
+        judged_with: what it holds for: the worker that drew, the bounds it was held to, and the base.
         message: what differed, for the model's owner; "" where nothing did.
         from_sample, from_base: how far what it draws is from the trainer's sample, and from what its base draws
             without it; None where nothing could be drawn.
@@ -281,9 +282,12 @@ async def pass_model(conn: AsyncConnection, tenant_id: str, model_id: str, judge
 async def reject_model(conn: AsyncConnection, tenant_id: str, model_id: str, judgement: Judgement) -> MovedModel | None:
     """The parity gate turns a model away: it stays DEPLOYING, and its task's history says what differed.
 
-    None where it is SERVING, or was rejected with the same base and worker before.
+    None where it is SERVING, or was rejected with the same before (`Judgement.judged_with`), by whatever server.
     """
-    is_news = or_(models.c.verdict == Verdict.PENDING, models.c.judged_with.is_distinct_from(judgement.judged_with))
+    known = exists().where(
+        model_rejections.c.model_id == models.c.id, model_rejections.c.judged_with == judgement.judged_with
+    )
+    is_news = or_(models.c.verdict == Verdict.PENDING, ~known)
     statement = (
         update(models)
         .where(
@@ -298,6 +302,11 @@ async def reject_model(conn: AsyncConnection, tenant_id: str, model_id: str, jud
     row = (await conn.execute(statement)).one_or_none()
     if row is None:
         return None
+    await conn.execute(
+        dialects.insert(conn, model_rejections)
+        .values(model_id=model_id, judged_with=judgement.judged_with, tenant_id=tenant_id, created_at=now_sql(conn))
+        .on_conflict_do_nothing()
+    )
     number = await append_event(
         conn,
         tenant_id=tenant_id,

@@ -262,6 +262,15 @@ models = Table(
     Index("ix_models_verdict_not_before", "verdict", "not_before"),
 )
 
+model_rejections = Table(
+    "model_rejections",
+    metadata,
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    Column("judged_with", Text, primary_key=True, comment="worker, bounds and base; by these it is not judged again"),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
 image_tasks = Table(
     "image_tasks",
     metadata,

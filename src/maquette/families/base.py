@@ -102,7 +102,7 @@ class Pipeline(Protocol):
             heard: called after each denoising step; what it raises ends the drawing.
 
         Raises:
-            BrokenBase: the request's autoencoder, refiner or an embedding can't be used.
+            BrokenBase: the request's autoencoder, refiner or an embedding can't be used, or is not what was registered.
             Unsupported, BadPicture, NotFinite: see there.
         """
         ...

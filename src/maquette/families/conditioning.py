@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import safetensors.torch
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import EmbeddingUse
 from maquette.core.embeddings import OF_TWO_ENCODERS, vector_names
+from maquette.core.ids import sha256_hex
 from maquette.families.base import Unsupported
 from maquette.families.prompts import parse
 
@@ -52,7 +54,7 @@ class PromptEncoder:
 
     Raises:
         Unsupported: the text encoder has no more than `clip_skip` - 1 layers.
-        BrokenBase: an embedding can't be loaded, or is another text encoder's.
+        BrokenBase: an embedding can't be loaded, is not what was registered, or is another text encoder's.
     """
 
     def __init__(
@@ -94,7 +96,13 @@ class PromptEncoder:
     def _read_embedding(self, use: EmbeddingUse) -> torch.Tensor:
         """An embedding's vectors (vectors, width)."""
         try:
-            tensors = safetensors.torch.load_file(use.path)
+            data = Path(use.path).read_bytes()
+            if (found := sha256_hex(data)) != use.sha256:
+                raise BrokenBase(
+                    f"the embedding {use.path} is not what was registered: its hash is {found}, not {use.sha256};"
+                    " register it anew"
+                )
+            tensors = safetensors.torch.load(data)
         except (OSError, SafetensorError) as error:
             raise BrokenBase(f"the embedding {use.path} can't be read: {error}") from error
         names = vector_names(tensors)

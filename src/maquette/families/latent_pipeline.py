@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -17,6 +17,7 @@ from maquette.families.autoencoder import Autoencoder
 from maquette.families.base import Conditioning, Heard, LatentPosterior, NotFinite, Part, Unsupported
 from maquette.families.denoising import Denoiser, Denoising, Refiner
 from maquette.families.drawing import read_original
+from maquette.families.kept import KeptModels
 from maquette.families.loading import load_parts
 from maquette.families.samplers import skipped_steps
 
@@ -68,8 +69,9 @@ class LatentPipeline(ABC):
         self.denoiser = denoiser
         self.autoencoder = Autoencoder(parts.vae)
         self.samplers = samplers
-        self._load_autoencoder = lru_cache(MAX_AUTOENCODERS)(partial(Autoencoder.load, device=self.device))
-        self._load_refiner = lru_cache(MAX_REFINERS)(lambda use: type(self).load(Path(use.path), self.device))
+        load_refiner, device = type(self).load, self.device
+        self._autoencoders = KeptModels(partial(Autoencoder.load, device=device), most=MAX_AUTOENCODERS, device=device)
+        self._refiners = KeptModels(lambda use: load_refiner(Path(use.path), device), most=MAX_REFINERS, device=device)
 
     @classmethod
     def load(cls, base: Path, device: torch.device) -> Self:
@@ -134,7 +136,7 @@ class LatentPipeline(ABC):
         Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
         loaded.
         """
-        autoencoder = self.autoencoder if request.vae is None else self._load_autoencoder(request.vae)
+        autoencoder = self.autoencoder if request.vae is None else self._autoencoders.use(request.vae)
         self._check_autoencoder(autoencoder, request)
         denoising = self._denoising(request, heard)
         latents = self._first_pass(request, autoencoder, denoising)
@@ -163,7 +165,7 @@ class LatentPipeline(ABC):
         """
         refiner: Refiner | None = None
         if request.refiner is not None:
-            other = self._load_refiner(request.refiner.base)
+            other = self._refiners.use(request.refiner.base)
             self._check_refiner(other, request.refiner.base)
             refiner = Refiner(other.denoiser_for(request), request.refiner.switch_at)
         return Denoising(

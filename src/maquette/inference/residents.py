@@ -1,15 +1,14 @@
 """Bases in a device's memory, each with the LoRAs that were read for it."""
 
-import gc
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from maquette.core.basefolder import base_family
-from maquette.core.drawing import BaseUse, Loaded
+from maquette.core.drawing import BaseUse, Loaded, LoadedBase
 from maquette.families.base import Adapters, Pipeline, load_family
+from maquette.families.kept import KeptModels
 from maquette.families.registry import layouts
 from maquette.inference.adapters import LoraStore
 
@@ -34,41 +33,33 @@ class Residents:
 
     def __init__(self, device: torch.device, *, most: int, lora_bytes: int) -> None:
         self._device = device
-        self._most = most
         self._lora_bytes = lora_bytes // most
-        self._bases: OrderedDict[BaseUse, Resident] = OrderedDict()
-        """The one used last is the last."""
+        self._bases = KeptModels(self._load, most=most, device=device)
 
     def use(self, base: BaseUse) -> Resident:
         """A base, loaded where it is not; no LoRA acts on it.
 
         Raises:
-            BrokenBase, UnknownName: it can't be loaded.
+            BrokenBase, UnknownName: it can't be loaded, or is not what was registered.
         """
-        if base not in self._bases:
-            self._bases[base] = self._load(base)
-        self._bases.move_to_end(base)
-        resident = self._bases[base]
+        resident = self._bases.use(base)
         resident.adapters.activate(())
         return resident
 
     def deactivate(self) -> None:
         """Let no LoRA act on any."""
-        for resident in self._bases.values():
+        for resident in self._bases.all.values():
             resident.adapters.activate(())
 
     def clear(self) -> None:
         """Let all go."""
         self._bases.clear()
-        self._free_memory()
 
     @property
     def loaded(self) -> Loaded:
-        """The base used last, and the LoRAs that were read for it."""
-        if not self._bases:
-            return Loaded(base=None, loras=())
-        base, resident = next(reversed(self._bases.items()))
-        return Loaded(base=base, loras=resident.loras.paths)
+        """All bases, and the LoRAs that were read for each."""
+        bases = tuple(LoadedBase(base, resident.loras.paths) for base, resident in self._bases.all.items())
+        return Loaded(bases=bases, room=self._bases.room)
 
     @property
     def device_bytes(self) -> int:
@@ -78,13 +69,5 @@ class Residents:
     def _load(self, base: BaseUse) -> Resident:
         folder = Path(base.path)
         family = load_family(base_family(folder, layouts()))
-        while len(self._bases) >= self._most:
-            self._bases.popitem(last=False)
-            self._free_memory()
         pipeline = family.pipeline.load(folder, self._device)
         return Resident(pipeline, family.adapters(pipeline), LoraStore(self._lora_bytes))
-
-    def _free_memory(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()

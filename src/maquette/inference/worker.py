@@ -6,8 +6,8 @@ for sure that it is as before says so (`Refused.clean`) and ends.
 
 import logging
 import socket
-import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -35,7 +35,7 @@ from maquette.families.base import (
     Unsupported,
 )
 from maquette.inference.channel import Channel, HungUp
-from maquette.inference.device import usable_device
+from maquette.inference.device import device_kind, usable_device
 from maquette.inference.pictures import decoded, difference, encoded
 from maquette.inference.residents import Resident, Residents
 
@@ -81,7 +81,7 @@ class Worker:
         except HungUp:
             raise
         except Exception as error:
-            reason, words = refusal(error), _words(error)
+            reason, words = refusal(error), _without_folders(_words(error), message)
             if reason is Refusal.INTERNAL:
                 log.exception("request %d", message.number)
         # Only here: until the error is gone, its traceback holds what the request had in memory.
@@ -89,12 +89,10 @@ class Worker:
         return Refused(number=message.number, reason=reason, message=words, clean=clean, loaded=self._bases.loaded)
 
     def _drawn(self, message: Draw, heard: Heard) -> Drawn:
-        began = time.monotonic()
         resident = self._bases.use(message.base)
         self._use_loras(resident, message.request)
         picture = encoded(resident.pipeline.draw(message.request, heard), message.format)
-        seconds = time.monotonic() - began
-        return Drawn(number=message.number, picture=picture, seconds=seconds, loaded=self._bases.loaded)
+        return Drawn(number=message.number, picture=picture, loaded=self._bases.loaded)
 
     def _compared(self, message: Compare, heard: Heard) -> Compared:
         sample, request = decoded(message.sample), message.request
@@ -147,7 +145,8 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
-        channel.send(Ready(protocol=PROTOCOL, device=device, versions={name: version(name) for name in LIBRARIES}))
+        versions = {name: version(name) for name in LIBRARIES}
+        channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=versions))
         while True:
             message = channel.receive()
             answer = worker.answer(message, _telling(channel, message.number))
@@ -168,6 +167,16 @@ def refusal(error: Exception) -> Refusal:
 def _words(error: Exception) -> str:
     known = refusal(error) not in {Refusal.INTERNAL, Refusal.OUT_OF_MEMORY}
     return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _without_folders(words: str, message: ToWorker) -> str:
+    """The words with names in place of the paths that a request holds: clients read them, and folders are our own."""
+    request = message.request
+    bases = [message.base, request.vae, request.refiner.base if request.refiner else None]
+    paths = [use.path for use in (*bases, *request.loras, *request.embeddings) if use is not None]
+    for path in sorted(paths, key=len, reverse=True):
+        words = words.replace(path, Path(path).name)
+    return words
 
 
 def _telling(channel: Channel, number: int) -> Heard:

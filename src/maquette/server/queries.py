@@ -99,4 +99,4 @@ def _published(field: FieldDefinition) -> str:
 def _default(field: FieldDefinition) -> str:
     if not field.has_default:
         return "required"
-    return f"`{field.default}`" if str(field.default) else "empty"
+    return "empty" if field.default in ("", ()) else f"`{field.default}`"

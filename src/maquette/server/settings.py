@@ -21,8 +21,8 @@ from maquette.server.webhooks.reach import Reach, read_networks
 from maquette.serving.base import PoolSettings
 
 PREFIX = "MAQUETTE_"
-SANDBOX_TRAINER = ("-m", "maquette.testing.failing_trainer")
-SANDBOX_WORKER = ("-m", "maquette.testing.failing_worker")
+SANDBOX_TRAINER = ("-m", "maquette.rehearsal.trainer")
+SANDBOX_WORKER = ("-m", "maquette.rehearsal.worker")
 """Programs that break down where they are asked to, and else do as the usual ones do."""
 
 
@@ -218,6 +218,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, description="A picture that has waited so long gives way to fewer than so many younger ones still."),
     ] = 16
+    drawing_start: Annotated[
+        float, Meta(gt=0, description="Seconds that a worker that draws may take until it is ready.")
+    ] = 300.0
     drawing_silence: Annotated[
         float, Meta(gt=0, description="Seconds without a sign after which a worker that draws is replaced.")
     ] = 300.0
@@ -247,7 +250,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="Buckets that requests may have their pictures copied to, or folders in them, such as"
-            " `s3://pictures,s3://shared/maquette`; empty opens none."
+            " `s3://pictures,acme=s3://shared/of/acme`; behind a tenant's name and `=` is what is open to that one"
+            " alone, and empty opens none."
         ),
     ] = ""
     checkpoint_every: Annotated[int, Meta(ge=1, description="Optimiser steps between two checkpoints.")] = 100
@@ -336,6 +340,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             staged_bytes=self.drawing_disk_bytes,
             longest_wait=self.drawing_longest_wait,
             overdue_slice=self.drawing_overdue_slice,
+            start_timeout=self.drawing_start,
             silence_timeout=self.drawing_silence,
         )
         return replace(settings, program=SANDBOX_WORKER) if self.sandbox else settings

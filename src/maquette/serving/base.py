@@ -14,6 +14,8 @@ from maquette.core.picture_format import PictureFormat
 
 PROGRAM = ("-m", "maquette.inference")
 """Python's arguments that mean the inference worker."""
+DEVICE = "device"
+"""What the kind of device is called among versions."""
 
 
 class StoredLora(Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     Attributes:
         from_sample: between the worker's picture and the trainer's.
         from_base: between the worker's picture with the LoRA and without it.
-        versions: of the libraries that drew.
+        versions: of what drew; see `Pool.versions`.
     """
 
     from_sample: Difference
@@ -75,7 +77,6 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
         overdue_slice: one that has waited longer gives way to fewer than so many younger ones.
         start_timeout: seconds a worker may take until it is ready.
         silence_timeout: seconds a worker that draws may say nothing, loading a base included, before it is replaced.
-        nice: how far workers stand back for other processes of their node, 0 (not at all) to 19.
         program: Python's arguments that mean the worker.
     """
 
@@ -87,7 +88,6 @@ class PoolSettings(Struct, frozen=True, kw_only=True):
     overdue_slice: int = 16
     start_timeout: float = 300.0
     silence_timeout: float = 300.0
-    nice: int = 0
     program: tuple[str, ...] = PROGRAM
 
 
@@ -156,6 +156,17 @@ class Pool(Protocol):
 
     async def compare(self, job: CompareJob) -> Comparison:
         """Measure a trained LoRA; raises as `draw` does, and `ObjectMissing` also where the sample is gone."""
+        ...
+
+    async def versions(self) -> list[dict[str, str]]:
+        """What decides how pictures come out here: the libraries' versions, and under `DEVICE` the kind of device.
+
+        One for each kind of worker that has been ready, so mostly one. Starts the workers where there are none yet, so
+        it is asked only for a reason; and waits until one is ready, however long that takes.
+
+        Raises:
+            WorkerLost: the pool is closed, or was meanwhile.
+        """
         ...
 
     def state(self) -> PoolState:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from maquette.core.backoff import back_off
 from maquette.core.drawing import Compare, Compared, Draw, Drawn, LoraUse, Refused, ToWorker
 from maquette.serving.base import (
     CompareJob,
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 LORAS = "loras"
 LOGS = "logs"
 FIRST_PAUSE = 0.2
-"""Seconds before a lost worker is replaced; twice as long with every further one."""
+"""Seconds before a lost worker is replaced; twice as long with every further one since one last did a job."""
 LONGEST_PAUSE = 30.0
 DEATH_TAKES = 5.0
 """Seconds within which a killed process, which may hold much memory, should be gone."""
@@ -77,6 +78,8 @@ class LocalPool(Pool):
         self._opened = asyncio.Event()
         self._wanted = asyncio.Event()
         """Set by the first job: workers are slow to start and large, and a server that draws nothing goes without."""
+        self._versions_known = asyncio.Event()
+        """Set by the first worker that is ready, and at the end."""
         self._closed = False
         # All of these by the worker's number, its place among the devices.
         self._keepers: list[asyncio.Task[None]] = []
@@ -84,6 +87,8 @@ class LocalPool(Pool):
         self._ready: set[int] = set()
         self._drawing: set[int] = set()
         self._failures = dict.fromkeys(range(len(devices)), 0)
+        self._versions: dict[int, dict[str, str]] = {}
+        """Of the one that is ready, or was last."""
 
     @property
     def workers(self) -> int:
@@ -125,6 +130,15 @@ class LocalPool(Pool):
         assert isinstance(answer, Compared)
         return Comparison(from_sample=answer.from_sample, from_base=answer.from_base, versions=versions)
 
+    async def versions(self) -> list[dict[str, str]]:
+        """See `Pool.versions`."""
+        self._wanted.set()
+        await self._versions_known.wait()
+        if self._closed:
+            raise WorkerLost(CLOSED)
+        known = list(self._versions.values())
+        return [versions for place, versions in enumerate(known) if versions not in known[:place]]
+
     def state(self) -> PoolState:
         """See `Pool.state`."""
         return PoolState(
@@ -137,6 +151,7 @@ class LocalPool(Pool):
     async def close(self) -> None:
         """See `Pool.close`."""
         self._closed = True
+        self._versions_known.set()
         for task in (*self._fetching, *self._keepers):
             task.cancel()
         try:
@@ -212,7 +227,7 @@ class LocalPool(Pool):
             if self._closed:
                 return
             self._failures[number] += 1
-            pause = pause_after(self._failures[number])
+            pause = back_off(self._failures[number], first=FIRST_PAUSE, longest=LONGEST_PAUSE)
             log.warning(
                 "inference worker lost",
                 device=self._devices[number],
@@ -231,6 +246,8 @@ class LocalPool(Pool):
         try:
             await worker.start()
             self._ready.add(number)
+            self._versions[number] = worker.versions
+            self._versions_known.set()
             log.info("inference worker ready", device=self._devices[number], pid=worker.pid)
             while True:
                 await self._give(number, worker, await self._next(number, worker))
@@ -293,16 +310,6 @@ class LocalPool(Pool):
 
     def _log(self, number: int) -> Path:
         return self._root / LOGS / f"{number}-{self._devices[number].replace(':', '-')}.log"
-
-
-def pause_after(failures: int) -> float:
-    """Seconds before a worker is replaced, when so many in a row were lost since one last carried out a job."""
-    pause = FIRST_PAUSE
-    for _ in range(failures - 1):
-        if pause >= LONGEST_PAUSE:
-            break
-        pause *= 2
-    return min(LONGEST_PAUSE, pause)
 
 
 class _Job:

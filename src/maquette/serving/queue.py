@@ -71,13 +71,14 @@ def pick(
 
 
 def distance(job: Waiting, loaded: Loaded) -> tuple[int, int]:
-    """How much a worker has to load for a job: the base above all, and with the right base the LoRAs it lacks.
+    """How much a worker has to load for a job: the base above all, and where it has that the LoRAs it lacks.
 
-    A worker without a base is nearer than one that would have to let another go.
+    A worker with room for the base is nearer than one that would have to let another go.
     """
-    if job.base != loaded.base:
-        return (2 if loaded.base else 1), 0
-    return 0, len(set(job.loras) - set(loaded.loras))
+    for held in loaded.bases:
+        if held.base == job.base:
+            return 0, len(set(job.loras) - set(held.loras))
+    return (1 if loaded.room else 2), 0
 
 
 class JobQueue:

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from maquette.core.children import GIVEN_FD, child_environment, lower_priority, start_child
+from maquette.core.children import GIVEN_FD, child_environment, start_child
 from maquette.core.drawing import (
     LENGTH_BYTES,
+    NOTHING_LOADED,
     PROTOCOL,
     BrokenMessage,
     Compared,
     Draw,
     Drawn,
-    Loaded,
     Message,
     Progress,
     Ready,
@@ -29,11 +29,10 @@ from maquette.core.drawing import (
     unpack,
 )
 from maquette.core.processes import identify
-from maquette.serving.base import Heard, PoolSettings, WorkerLost
+from maquette.serving.base import DEVICE, Heard, PoolSettings, WorkerLost
 
 LOOK_AGAIN = 0.02
 """Seconds between two looks at a process that was killed."""
-NOTHING_LOADED = Loaded(base=None, loras=())
 
 Answer: TypeAlias = Drawn | Compared | Refused
 
@@ -45,7 +44,7 @@ class Worker:
 
     Attributes:
         loaded: what it holds, as far as it has told.
-        versions: of the libraries that draw.
+        versions: what decides how its pictures come out; see `Pool.versions`.
         pid: of its process, None before there is one.
         exit_code: of its process once it has ended and was ours to ask; negative for a signal.
     """
@@ -83,7 +82,7 @@ class Worker:
             raise WorkerLost(f"the worker began with {_name(ready)}")
         if ready.protocol != PROTOCOL:
             raise WorkerLost(f"the worker speaks protocol {ready.protocol}, this server {PROTOCOL}")
-        self.versions = ready.versions
+        self.versions = {DEVICE: ready.device, **ready.versions}
 
     async def ask(self, message: ToWorker, heard: Heard) -> Answer:
         """Have a request carried out; answers what the worker did.
@@ -140,7 +139,6 @@ class Worker:
                 self._log,
                 given=theirs.fileno(),
             )
-            lower_priority(self.pid, self._settings.nice)
 
     def _kill(self) -> None:
         with self._mutex:

@@ -8,10 +8,11 @@ from msgspec import Struct
 
 
 class ObjectInfo(Struct, frozen=True):
-    """Size in bytes of a stored object."""
+    """A stored object: its size in bytes, and when it was stored, in Unix seconds by the store's clock."""
 
     key: str
     size: int
+    stored_at: float
 
 
 class UnusableStorage(ValueError):
@@ -71,7 +72,7 @@ class Storage(Protocol):
         ...
 
     async def head(self, key: str) -> ObjectInfo:
-        """An object's size.
+        """An object's size, and when it was stored.
 
         Raises:
             ObjectMissing: no such key.

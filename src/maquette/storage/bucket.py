@@ -26,6 +26,10 @@ def open_bucket(name: str, region: str) -> Bucket:
     """An S3 bucket in a region; credentials, and the endpoint where it is not Amazon's, are from the environment.
 
     Takes milliseconds, and asks nobody.
+
+    Raises:
+        StorageFailed: the environment's words are none that a bucket can be opened with.
     """
     url = f"s3://{name}"
-    return Bucket(from_url(url, region=region, retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_FOR}))
+    with translated(None):
+        return Bucket(from_url(url, region=region, retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_FOR}))

@@ -97,7 +97,7 @@ class ObjectStorage(Storage):
         """See `Storage.head`."""
         with translated(check_key(key)):
             meta = await self._store.head_async(key)
-            return ObjectInfo(key=key, size=meta["size"])
+            return ObjectInfo(key=key, size=meta["size"], stored_at=meta["last_modified"].timestamp())
 
     async def copy(self, source: str, target: str) -> None:
         """See `Storage.copy`."""
@@ -122,7 +122,8 @@ class ObjectStorage(Storage):
                     key = meta["path"]
                     # The staging area of a local store lies in the same directory, out of every key's reach.
                     if key.startswith(within) and not key.startswith(f"{STAGING}/"):
-                        yield ObjectInfo(key=key, size=meta["size"])
+                        stored_at = meta["last_modified"].timestamp()
+                        yield ObjectInfo(key=key, size=meta["size"], stored_at=stored_at)
 
     async def _write(self, key: str, source: "bytes | Path | _Counted") -> None:
         with translated(None):

@@ -106,8 +106,9 @@ async def make_task(
     status: TaskStatus = TaskStatus.QUEUING,
     dataset_id: str | None = None,
     name: str = "cat-01",
+    spec: TrainingSpec | None = None,
 ) -> str:
-    """Create a task, with a dataset of its own unless one is given, and move it to `status`; answer its id."""
+    """Create a task, with dataset and spec of its own where none are given, and move it to `status`; answer its id."""
     task_id = new_task_id()
     await create_task(
         conn,
@@ -115,7 +116,7 @@ async def make_task(
         task_id=task_id,
         name=name,
         dataset_id=dataset_id or await make_dataset(conn, tenant_id),
-        spec=training_spec(task_type),
+        spec=spec or training_spec(task_type),
     )
     for source, to, reason in PATHS[status]:
         values = {"fence": tasks.c.fence + 1} if to is TaskStatus.TRAINING else {}

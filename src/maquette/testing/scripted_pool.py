@@ -5,17 +5,30 @@ What it draws are real files of one colour with deterministic bytes: the same fo
 
 import asyncio
 import io
-from collections.abc import Coroutine, Sequence
+import itertools
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 from PIL import Image
 
-from maquette.core.drawing import BaseUse, Difference, DrawRequest, LoraUse, Refusal
+from maquette.core.drawing import (
+    NOTHING_LOADED,
+    BaseUse,
+    Difference,
+    DrawRequest,
+    Loaded,
+    LoadedBase,
+    LoraUse,
+    Refusal,
+)
 from maquette.core.ids import sha256_hex
 from maquette.core.picture_format import PictureFormat
 from maquette.serving.base import (
+    DEVICE,
     CompareJob,
     Comparison,
     DrawJob,
@@ -26,15 +39,19 @@ from maquette.serving.base import (
     StoredLora,
     WorkerLost,
 )
+from maquette.serving.queue import Patience, Waiting, pick
 from maquette.storage.base import Storage
 
 T = TypeVar("T")
 
 CLOSED = "the pool is closed"
+BASES = 1
+"""Those that a worker keeps."""
+PATIENCE = Patience(longest_wait=30.0, slice=16)
 PASSING = Comparison(
     from_sample=Difference(mean=0.0, largest=0),
     from_base=Difference(mean=40.0, largest=120),
-    versions={"scripted": "1"},
+    versions={DEVICE: "none", "scripted": "1"},
 )
 
 
@@ -57,20 +74,37 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class ScriptedPool(Pool):
-    """Draws by itself, in the order of arrival.
+    """Draws by itself, in a pool's order; a worker keeps one base.
 
     Attributes:
         given: every job that was ever given, in order.
+        told_versions: what `versions` answers.
     """
 
-    def __init__(self, storage: Storage, *, workers: int = 1, step_seconds: float = 0.001) -> None:
-        """Take where LoRAs and samples are, how many jobs are drawn at a time, and how long one step takes."""
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        workers: int = 1,
+        step_seconds: float = 0.001,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        """Take where LoRAs and samples are, how many jobs are drawn at a time, and how long one step takes.
+
+        `patience` bounds how far jobs are passed over.
+        """
         self.given: list[DrawJob | CompareJob] = []
+        self.told_versions = [PASSING.versions]
         self._storage = storage
         self._workers = workers
         self._step_seconds = step_seconds
         self._turns: dict[str, list[Turn]] = {}
-        self._slots = asyncio.Semaphore(workers)
+        self._patience = patience
+        self._numbers = itertools.count(1)
+        self._free = dict.fromkeys(range(workers), NOTHING_LOADED)
+        """What the workers hold that have nothing to do."""
+        self._queue: dict[Waiting, asyncio.Future[tuple[int, Loaded]]] = {}
+        """Jobs, and who hears which worker begins them and what that holds."""
         self._begun: set[asyncio.Task[Any]] = set()
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -105,6 +139,12 @@ class ScriptedPool(Pool):
         """See `Pool.compare`."""
         self.given.append(job)
         return await self._carry_out(self._compare(job))
+
+    async def versions(self) -> list[dict[str, str]]:
+        """See `Pool.versions`."""
+        if self._closed:
+            raise WorkerLost(CLOSED)
+        return self.told_versions
 
     def state(self) -> PoolState:
         """See `Pool.state`."""
@@ -146,14 +186,14 @@ class ScriptedPool(Pool):
 
     async def _draw(self, job: DrawJob, heard: Heard) -> bytes:
         await self._fetch(job.loras)
-        async with self._slots:
+        async with self._worker(job.base, job.loras):
             await self._step(job.request, self._turn(job.request), heard)
             return flat_picture(job.base, job.request, job.loras, job.format)
 
     async def _compare(self, job: CompareJob) -> Comparison:
         await self._storage.get(job.sample_key)
         await self._fetch((job.lora,))
-        async with self._slots:
+        async with self._worker(job.base, (job.lora,)):
             turn = self._turn(job.request)
             await self._step(job.request, turn, _unheard)
             return turn.comparison
@@ -162,6 +202,37 @@ class ScriptedPool(Pool):
         for lora in loras:
             if sha256_hex(await self._storage.get(lora.key)) != lora.sha256:
                 raise JobRefused(Refusal.BROKEN_LORA, f"the object {lora.key} is not the LoRA that was recorded")
+
+    @asynccontextmanager
+    async def _worker(self, base: BaseUse, loras: Sequence[StoredLora]) -> AsyncGenerator[None]:
+        """A worker for a job, when it is its turn; it holds afterwards what the job needs."""
+        files = tuple(lora.sha256 for lora in loras)
+        job = Waiting(number=next(self._numbers), base=base, loras=files, since=time.monotonic())
+        begun = self._queue[job] = asyncio.get_running_loop().create_future()
+        self._match()
+        try:
+            worker, held = await begun
+        except asyncio.CancelledError:
+            self._queue.pop(job, None)
+            if not begun.cancelled():
+                self._set_free(*begun.result())
+            raise
+        try:
+            yield
+        finally:
+            self._set_free(worker, after_use(held, base, files, BASES))
+
+    def _set_free(self, worker: int, held: Loaded) -> None:
+        self._free[worker] = held
+        self._match()
+
+    def _match(self) -> None:
+        while chosen := pick(self._queue.keys(), self._free, now=time.monotonic(), patience=self._patience):
+            job, worker = chosen
+            begun = self._queue.pop(job)
+            # One that was cancelled meanwhile needs none.
+            if not begun.done():
+                begun.set_result((worker, self._free.pop(worker)))
 
     def _turn(self, request: DrawRequest) -> Turn:
         turns = self._turns.get(request.prompt)
@@ -207,3 +278,11 @@ def flat_picture(
     size = (request.width, request.height)
     Image.new("RGB", size, tuple(bytes.fromhex(colour[:6]))).save(file, file_format.value)
     return file.getvalue()
+
+
+def after_use(loaded: Loaded, base: BaseUse, loras: Sequence[str], most: int) -> Loaded:
+    """What a worker that keeps at most so many bases holds after a job with this base and these LoRAs."""
+    held = {each.base: each.loras for each in loaded.bases}
+    held[base] = tuple(dict.fromkeys((*held.pop(base, ()), *loras)))
+    kept = [LoadedBase(*each) for each in held.items()][-most:]
+    return Loaded(bases=tuple(kept), room=len(kept) < most)

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from maquette.core.drawing import (
     LENGTH_BYTES,
     MAX_MESSAGE,
+    NOTHING_LOADED,
     PROTOCOL,
     Compare,
     Compared,
@@ -28,7 +29,6 @@ from maquette.core.drawing import (
     Draw,
     Drawn,
     FromWorker,
-    Loaded,
     Progress,
     Ready,
     Refusal,
@@ -38,7 +38,7 @@ from maquette.core.drawing import (
     pack,
     unpack,
 )
-from maquette.testing.scripted_pool import flat_picture
+from maquette.testing.scripted_pool import after_use, flat_picture
 
 SLOW_STEP = 0.1
 FOREVER = 3600.0
@@ -79,7 +79,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     session: int
     child: int
-    nice: int
     arguments: list[str]
     environment: dict[str, str]
     descriptors: dict[int, str]
@@ -88,9 +87,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 class StandIn:
     """The worker: answers requests until the server hangs up."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, bases: int) -> None:
         self._connection = connection
-        self._loras: tuple[str, ...] = ()
+        self._bases = bases
+        self._loaded = NOTHING_LOADED
 
     def serve(self, beginning: Beginning | None) -> None:
         """Begin as told, then answer what is asked."""
@@ -125,8 +125,8 @@ class StandIn:
         # Read as a real worker would: the file must be there.
         for lora in asked.request.loras:
             Path(lora.path).read_bytes()
-        self._loras = tuple(dict.fromkeys((*self._loras, *(lora.path for lora in asked.request.loras))))
-        loaded = Loaded(base=asked.base, loras=self._loras)
+        paths = [lora.path for lora in asked.request.loras]
+        loaded = self._loaded = after_use(self._loaded, asked.base, paths, self._bases)
         if isinstance(asked, Compare):
             same, other = Difference(mean=0.0, largest=0), Difference(mean=40.0, largest=120)
             return Compared(number=asked.number, from_sample=same, from_base=other, loaded=loaded)
@@ -136,12 +136,11 @@ class StandIn:
             if mishap is Mishap.TELL
             else flat_picture(asked.base, plain, asked.request.loras, asked.format)
         )
-        return Drawn(number=asked.number, picture=picture, seconds=0.0, loaded=loaded)
+        return Drawn(number=asked.number, picture=picture, loaded=loaded)
 
     def _fails(self, mishap: Mishap, asked: ToWorker) -> bool:
         """Do what ends a request early; False where nothing does."""
-        loaded = Loaded(base=asked.base, loras=self._loras)
-        number = asked.number
+        loaded, number = self._loaded, asked.number
         match mishap:
             case Mishap.DIE:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -201,7 +200,7 @@ def main() -> None:
         with contextlib.suppress(FileNotFoundError):
             beginning = Beginning(arguments.spoiled.read_text())
     with socket.socket(fileno=arguments.fd) as connection:
-        StandIn(connection).serve(beginning)
+        StandIn(connection, arguments.bases).serve(beginning)
 
 
 def _told() -> Told:
@@ -215,7 +214,6 @@ def _told() -> Told:
         pid=os.getpid(),
         session=os.getsid(0),
         child=child.pid,
-        nice=os.getpriority(os.PRIO_PROCESS, 0),
         arguments=sys.argv[1:],
         environment=dict(os.environ),
         descriptors=descriptors,

@@ -7,7 +7,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from maquette.core.basefolder import base_sha256
+from maquette.core.drawing import BaseUse
 from maquette.testing.tiny_parts import WIDTH, letter_tokenizer, tiny_autoencoder, tiny_clip
+
+
+def registered(folder: Path) -> BaseUse:
+    """How a base's or an autoencoder's folder is asked for, once it is registered as it is now."""
+    return BaseUse(str(folder), base_sha256(folder))
 
 
 def build_tiny_base(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, Sampler
+from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, Original, Sampler
 from maquette.families.base import Unsupported
 from maquette.families.flux1.objective import Flux1Objective
 from maquette.families.flux1.pipeline import Flux1Pipeline, packed, places, unpacked
-from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_family import build_tiny_base, registered
 from maquette.testing.tiny_flux1 import build_tiny_flux1
 
 pytestmark = pytest.mark.torch
@@ -103,7 +103,7 @@ class TestDrawing:
         ("change", "words"),
         [
             ({"clip_skip": 2}, "clip_skip 2: .* must be 1"),
-            ({"embeddings": (EmbeddingUse("nowhere", "word"),)}, "embeddings: .* leave them out"),
+            ({"embeddings": (EmbeddingUse("nowhere", "none", "word"),)}, "embeddings: .* leave them out"),
         ],
     )
     def test_what_its_text_encoders_can_not_do_is_refused(
@@ -115,7 +115,7 @@ class TestDrawing:
     def test_an_autoencoder_of_fewer_channels_is_refused(self, pipeline: Flux1Pipeline, tmp_path: Path) -> None:
         vae = build_tiny_base(tmp_path / "sd15") / "vae"
         with pytest.raises(BrokenBase, match="makes latents of 4 channels, this base's have 16"):
-            pipeline.draw(replace(REQUEST, vae=BaseUse(str(vae), "as registered")))
+            pipeline.draw(replace(REQUEST, vae=registered(vae)))
 
     @pytest.mark.parametrize("strength", [0.5, 1.0])
     def test_from_an_original_is_the_librarys_picture(self, pipeline: Flux1Pipeline, strength: float) -> None:

@@ -1,6 +1,7 @@
 """Everything a request can ask of a Stable Diffusion base, on a base that draws in milliseconds."""
 
 import io
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
+from maquette.core.files import file_sha256
 from maquette.families.base import BadPicture, NotFinite, Unsupported
 from maquette.families.conditioning import PromptEncoder, _weighted, last_layer
 from maquette.families.latent_pipeline import enlarged
 from maquette.families.samplers import build_scheduler
 from maquette.families.sd15.pipeline import Sd15Pipeline
-from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_family import build_tiny_base, registered
 
 pytestmark = pytest.mark.torch
 
@@ -63,8 +65,9 @@ def bundled() -> Sd15Pipeline:
     return Sd15Pipeline.load(BUNDLED_PATH, CPU)
 
 
-def use(folder: Path) -> BaseUse:
-    return BaseUse(str(folder), "as registered")
+def word(file: Path, text: str = "word") -> EmbeddingUse:
+    """A word for a file as it is now."""
+    return EmbeddingUse(str(file), file_sha256(file), text)
 
 
 def encoding(pipeline: Sd15Pipeline, **options: Any) -> Callable[..., torch.Tensor]:
@@ -138,9 +141,7 @@ class TestPlain:
 
         path = tmp_path / "embedding.safetensors"
         safetensors.torch.save_file({"emb_params": torch.ones(2, 32)}, path)
-        request = replace(
-            REQUEST, prompt="a word", sampler=Sampler.DPMPP_SDE, embeddings=(EmbeddingUse(str(path), "word"),)
-        )
+        request = replace(REQUEST, prompt="a word", sampler=Sampler.DPMPP_SDE, embeddings=(word(path),))
         with pytest.raises(KeyboardInterrupt):
             pipeline.draw(request, heard)
 
@@ -233,7 +234,7 @@ class TestEmbeddings:
         vectors = shared.text_encoder.get_input_embeddings().weight[ids].detach().clone()
         path = tmp_path / "cat.safetensors"
         safetensors.torch.save_file({"emb_params": vectors}, path)
-        return EmbeddingUse(str(path), "my-cat(1)")
+        return word(path, "my-cat(1)")
 
     def test_a_word_reads_as_its_vectors(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
         drawn = pipeline.draw(replace(REQUEST, prompt=r"a My-Cat\(1\), red", embeddings=(cat,)))
@@ -250,7 +251,7 @@ class TestEmbeddings:
         path = tmp_path / "other.safetensors"
         safetensors.torch.save_file({name: vectors, **beside}, path)
         assert inspect_embedding(path).text_width == vectors.shape[1]
-        drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(EmbeddingUse(str(path), "word"),)))
+        drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(word(path),)))
         assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
 
     def test_in_the_negative_prompt_with_a_weight(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
@@ -261,6 +262,10 @@ class TestEmbeddings:
         encode = encoding(pipeline, embeddings=(cat,))
         alone = torch.cat([encode("a" * 73), encode("cat")], dim=1)
         assert torch.equal(encode("a" * 73 + r" my-cat\(1\)"), alone)
+
+    def test_one_that_is_not_what_was_registered_is_refused(self, pipeline: Sd15Pipeline, cat: EmbeddingUse) -> None:
+        with pytest.raises(BrokenBase, match=r"cat\.safetensors is not what was registered"):
+            pipeline.draw(replace(REQUEST, embeddings=(replace(cat, sha256=64 * "0"),)))
 
     @pytest.mark.parametrize(
         ("tensors", "words"),
@@ -278,7 +283,7 @@ class TestEmbeddings:
         path = tmp_path / "broken.safetensors"
         path.write_bytes(b"\x80\x02}q" if tensors is None else safetensors.torch.save(tensors))
         with pytest.raises(BrokenBase, match=words):
-            pipeline.draw(replace(REQUEST, embeddings=(EmbeddingUse(str(path), "word"),)))
+            pipeline.draw(replace(REQUEST, embeddings=(word(path),)))
 
 
 class TestVae:
@@ -288,14 +293,15 @@ class TestVae:
         path = tmp_path / "vae"
         (bases(seed=1) / "vae").rename(path)
         plain = pipeline.draw(REQUEST)
-        other = pipeline.draw(replace(REQUEST, vae=use(path)))
+        vae = registered(path)
+        other = pipeline.draw(replace(REQUEST, vae=vae))
         assert distance(plain, other) > 1
         (path / "diffusion_pytorch_model.safetensors").unlink()
-        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other), "it stays loaded"
+        assert same(pipeline.draw(replace(REQUEST, vae=vae)), other), "it stays loaded"
         path.rename(tmp_path / "earlier")
         (bases(seed=3) / "vae").rename(path)
-        assert same(pipeline.draw(replace(REQUEST, vae=use(path))), other)
-        assert not same(pipeline.draw(replace(REQUEST, vae=BaseUse(str(path), "registered anew"))), other)
+        assert same(pipeline.draw(replace(REQUEST, vae=vae)), other)
+        assert not same(pipeline.draw(replace(REQUEST, vae=registered(path))), other)
 
     @pytest.mark.parametrize("damage", ["no folder", "half the weights", "other latents"])
     def test_one_that_does_not_fit_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path, damage: str) -> None:
@@ -310,8 +316,16 @@ class TestVae:
             weights = path / "diffusion_pytorch_model.safetensors"
             kept = {key: value for key, value in safetensors.torch.load_file(weights).items() if "encoder" in key}
             safetensors.torch.save_file(kept, weights)
-        with pytest.raises(BrokenBase, match=f"the autoencoder in {path}"):
-            pipeline.draw(replace(REQUEST, vae=use(path)))
+        words = f"{path} does not exist" if damage == "no folder" else f"the autoencoder in {path}"
+        with pytest.raises(BrokenBase, match=words):
+            pipeline.draw(replace(REQUEST, vae=registered(path)))
+
+    def test_one_that_is_not_what_was_registered_is_refused(
+        self, pipeline: Sd15Pipeline, bases: Callable[..., Path]
+    ) -> None:
+        vae = BaseUse(str(bases(seed=4) / "vae"), 64 * "0")
+        with pytest.raises(BrokenBase, match=r"vae is not what was registered: its hash is [0-9a-f]{64}, not 0{64}"):
+            pipeline.draw(replace(REQUEST, vae=vae))
 
 
 class TestHires:
@@ -334,11 +348,11 @@ class TestRefiner:
         self, pipeline: Sd15Pipeline, bases: Callable[..., Path], sampler: Sampler | None
     ) -> None:
         request = replace(REQUEST, sampler=sampler)
-        refined = pipeline.draw(replace(request, refiner=RefinerUse(use(bases()), 0.5)))
+        refined = pipeline.draw(replace(request, refiner=RefinerUse(registered(bases()), 0.5)))
         assert same(refined, pipeline.draw(request))
 
     def test_it_takes_over_at_its_share(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
-        other = use(bases(seed=2))
+        other = registered(bases(seed=2))
         plain = pipeline.draw(REQUEST)
         drawn = {share: pipeline.draw(replace(REQUEST, refiner=RefinerUse(other, share))) for share in (0, 0.5, 0.9, 1)}
         assert same(drawn[1], plain)
@@ -353,11 +367,32 @@ class TestRefiner:
 
     def test_another_noise_schedule_does_not_continue(self, pipeline: Sd15Pipeline, bases: Callable[..., Path]) -> None:
         with pytest.raises(Unsupported, match=r"refiner: .* another noise schedule"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(bases("v_prediction")), 0.5)))
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(registered(bases("v_prediction")), 0.5)))
 
     def test_one_that_is_not_there_is_refused(self, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        with pytest.raises(BrokenBase, match="can't be loaded"):
-            pipeline.draw(replace(REQUEST, refiner=RefinerUse(use(tmp_path / "none"), 0.5)))
+        with pytest.raises(BrokenBase, match="none does not exist"):
+            pipeline.draw(replace(REQUEST, refiner=RefinerUse(registered(tmp_path / "none"), 0.5)))
+
+    def test_one_that_is_not_what_was_registered_is_refused(
+        self, pipeline: Sd15Pipeline, bases: Callable[..., Path]
+    ) -> None:
+        refiner = RefinerUse(BaseUse(str(bases(seed=2)), 64 * "0"), 0.5)
+        with pytest.raises(BrokenBase, match="is not what was registered"):
+            pipeline.draw(replace(REQUEST, refiner=refiner))
+
+    def test_one_goes_before_another_is_loaded(
+        self, pipeline: Sd15Pipeline, bases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = (RefinerUse(registered(bases(seed=seed)), 0.5) for seed in (2, 5))
+        pipeline.draw(replace(REQUEST, refiner=first))
+        weight = weakref.ref(next(pipeline._refiners.use(first.base).unet.parameters()))
+        held: list[bool] = []
+        load = pipeline._refiners._load
+        monkeypatch.setattr(
+            pipeline._refiners, "_load", lambda model: (held.append(weight() is not None), load(model))[1]
+        )
+        pipeline.draw(replace(REQUEST, refiner=second))
+        assert held == [False]
 
 
 class TestOriginal:

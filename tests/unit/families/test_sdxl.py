@@ -11,10 +11,12 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, RefinerUse, Sampler
+from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, RefinerUse, Sampler
+from maquette.core.files import file_sha256
 from maquette.families.base import Unsupported
 from maquette.families.sdxl.objective import SdxlObjective
 from maquette.families.sdxl.pipeline import SdxlPipeline
+from maquette.testing.tiny_family import registered
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
 
 # The library's own warning, where it is called as it is.
@@ -121,21 +123,23 @@ class TestEmbeddings:
         )
         path = tmp_path / "cat.safetensors"
         safetensors.torch.save_file({"clip_l": first, "clip_g": second}, path)
-        drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(EmbeddingUse(str(path), "word"),)))
+        drawn = pipeline.draw(
+            replace(REQUEST, prompt="a word, red", embeddings=(EmbeddingUse(str(path), file_sha256(path), "word"),))
+        )
         assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
 
     def test_one_of_another_familys_is_refused(self, pipeline: SdxlPipeline, tmp_path: Path) -> None:
         path = tmp_path / "cat.safetensors"
         safetensors.torch.save_file({"emb_params": torch.ones(2, 32)}, path)
         with pytest.raises(BrokenBase, match="holds 1 tensors of vectors; known are files of clip_l and clip_g"):
-            pipeline.draw(replace(REQUEST, embeddings=(EmbeddingUse(str(path), "word"),)))
+            pipeline.draw(replace(REQUEST, embeddings=(EmbeddingUse(str(path), file_sha256(path), "word"),)))
 
 
 class TestRefiner:
     def test_another_base_takes_over_at_its_share(self, pipeline: SdxlPipeline, bases: Callable[..., Path]) -> None:
         plain = pipeline.draw(REQUEST)
         drawn = {
-            share: pipeline.draw(replace(REQUEST, refiner=RefinerUse(BaseUse(str(bases(seed=seed)), "x"), share)))
+            share: pipeline.draw(replace(REQUEST, refiner=RefinerUse(registered(bases(seed=seed)), share)))
             for seed, share in ((0, 0.3), (2, 0.5), (2, 1.0))
         }
         assert same(drawn[0.3], plain), "the same base continues as if alone"

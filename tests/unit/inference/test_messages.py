@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from maquette.core.drawing import (
     LENGTH_BYTES,
     MAX_MESSAGE,
+    NOTHING_LOADED,
     BaseUse,
     BrokenMessage,
     Compare,
@@ -23,6 +24,7 @@ from maquette.core.drawing import (
     EmbeddingUse,
     HiresFix,
     Loaded,
+    LoadedBase,
     LoraUse,
     Message,
     Original,
@@ -52,22 +54,24 @@ FULL = DrawRequest(
     sampler=Sampler.DPMPP_2M_KARRAS,
     clip_skip=2,
     loras=(LoraUse("/loras/a.safetensors", 0.5), LoraUse("/loras/b.safetensors")),
-    embeddings=(EmbeddingUse("/embeddings/e.safetensors", "<e>"),),
+    embeddings=(EmbeddingUse("/embeddings/e.safetensors", 64 * "d", "<e>"),),
     vae=BaseUse("/vaes/v", 64 * "f"),
     hires_fix=HiresFix(width=1024, height=1536, strength=0.5),
     refiner=RefinerUse(base=BaseUse("/bases/refiner", 64 * "e"), switch_at=0.8),
     original=Original(picture=b"\x89PNG", strength=0.7),
 )
 PLAIN = DrawRequest(prompt="a cat", width=64, height=64, steps=2, guidance_scale=1.0, seed=0)
-LOADED = Loaded(base=BASE, loras=("/loras/a.safetensors",))
+LOADED = Loaded(
+    bases=(LoadedBase(BaseUse("/bases/a", 64 * "a"), ()), LoadedBase(BASE, ("/loras/a.safetensors",))), room=False
+)
 
 EXAMPLES: dict[str, Message] = {
     "draw": Draw(number=1, base=BASE, request=FULL, format=PictureFormat.WEBP),
     "draw_plain": Draw(number=2, base=BASE, request=PLAIN, format=PictureFormat.PNG),
     "compare": Compare(number=3, base=BASE, request=PLAIN, sample=b"\x89PNG"),
-    "ready": Ready(protocol=2, device="cuda:0", versions={"torch": "2.13.0"}),
+    "ready": Ready(protocol=3, device="cuda NVIDIA H200", versions={"torch": "2.13.0"}),
     "progress": Progress(number=1, step=7, steps=20),
-    "drawn": Drawn(number=1, picture=b"RIFF", seconds=1.25, loaded=LOADED),
+    "drawn": Drawn(number=1, picture=b"RIFF", loaded=LOADED),
     "compared": Compared(
         number=3, from_sample=Difference(mean=0.125, largest=2), from_base=Difference(31.5, 255), loaded=LOADED
     ),
@@ -76,7 +80,7 @@ EXAMPLES: dict[str, Message] = {
         reason=Refusal.UNMATCHED_LORA,
         message="no key matches",
         clean=True,
-        loaded=Loaded(base=None, loras=()),
+        loaded=NOTHING_LOADED,
     ),
 }
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from maquette.core.basefolder import BrokenBase
-from maquette.core.drawing import BaseUse, Loaded
+from maquette.core.drawing import NOTHING_LOADED, BaseUse, Loaded, LoadedBase
 from maquette.inference.residents import Residents
-from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_family import build_tiny_base, registered
 
 pytestmark = pytest.mark.torch
 
@@ -21,7 +21,7 @@ LORA_BYTES = 1000
 def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], BaseUse]:
     """Bases by their number."""
     root = tmp_path_factory.mktemp("bases")
-    made = [BaseUse(str(build_tiny_base(root / str(number), seed=number)), str(number)) for number in range(3)]
+    made = [registered(build_tiny_base(root / str(number), seed=number)) for number in range(3)]
     return made.__getitem__
 
 
@@ -34,7 +34,7 @@ def test_a_base_is_loaded_once(base: Callable[[int], BaseUse]) -> None:
     first, second = held.use(base(0)), held.use(base(1))
     assert held.use(base(0)) is first
     assert held.use(base(1)) is second
-    assert held.loaded == Loaded(base=base(1), loras=())
+    assert held.loaded == Loaded(bases=(LoadedBase(base(0), ()), LoadedBase(base(1), ())), room=False)
 
 
 def test_the_one_used_longest_ago_goes_and_is_gone_from_memory(base: Callable[[int], BaseUse]) -> None:
@@ -46,26 +46,33 @@ def test_the_one_used_longest_ago_goes_and_is_gone_from_memory(base: Callable[[i
     assert {number: weight() is not None for number, weight in weights.items()} == {0: True, 1: False, 2: True}
 
 
-def test_another_content_in_the_same_folder_is_another_base(base: Callable[[int], BaseUse]) -> None:
+def test_another_content_in_the_same_folder_is_another_base(tmp_path: Path) -> None:
     held = residents(1)
-    first = held.use(base(0))
-    anew = BaseUse(base(0).path, "registered anew")
+    folder = build_tiny_base(tmp_path / "base")
+    earlier = registered(folder)
+    first = held.use(earlier)
+    (folder / "model_index.json").write_text((folder / "model_index.json").read_text() + "\n")
+    assert held.use(earlier) is first, "it stays loaded"
+    anew = registered(folder)
     assert held.use(anew) is not first
-    assert held.loaded.base == anew
+    assert [each.base for each in held.loaded.bases] == [anew]
+    with pytest.raises(BrokenBase, match=f"is not what was registered: its hash is {anew.sha256}, not"):
+        held.use(earlier)
 
 
 def test_one_that_is_not_there_makes_no_room(base: Callable[[int], BaseUse], tmp_path: Path) -> None:
     held = residents(1)
     first = held.use(base(0))
-    with pytest.raises(BrokenBase):
-        held.use(BaseUse(str(tmp_path / "nowhere"), "none"))
+    for wrong in (BaseUse(str(tmp_path / "nowhere"), "none"), BaseUse(base(1).path, base(2).sha256)):
+        with pytest.raises(BrokenBase):
+            held.use(wrong)
     assert held.use(base(0)) is first
 
 
 def test_nothing_is_loaded_before_the_first_and_after_all_went(base: Callable[[int], BaseUse]) -> None:
     held = residents(1)
-    assert held.loaded == Loaded(base=None, loras=())
+    assert held.loaded == NOTHING_LOADED
     weight = weakref.ref(next(held.use(base(0)).pipeline.unet.parameters()))  # pyright: ignore[reportAttributeAccessIssue]
     held.clear()
     assert weight() is None
-    assert held.loaded == Loaded(base=None, loras=())
+    assert held.loaded == NOTHING_LOADED

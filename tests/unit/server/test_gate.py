@@ -26,4 +26,10 @@ def test_the_nearest_wrong_picture_does_not(mean: float, largest: int) -> None:
 
 
 def test_a_sample_that_was_drawn_with_nothing_does_not() -> None:
-    assert objection(compared(0.0, 0, Difference(mean=0.9, largest=90))).startswith("it changes nothing")
+    assert objection(compared(0.0, 0, Difference(mean=0.0, largest=0))).startswith("it changes nothing")
+
+
+@pytest.mark.parametrize(("mean", "largest"), [(0.008, 2), (0.001, 1)])
+def test_what_learned_slowly_and_not_for_long_passes(mean: float, largest: int) -> None:
+    """As with the lowest published rate, 1e-6, and a few steps."""
+    assert objection(compared(0.0, 0, Difference(mean=mean, largest=largest))) == ""

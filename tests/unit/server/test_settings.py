@@ -8,6 +8,7 @@ from msgspec.structs import fields
 from maquette.core.errors import InvalidRequest
 from maquette.server.assets.service import LATEST
 from maquette.server.settings import LogFormat, Settings, load_settings, settings_table, variable
+from maquette.serving.base import PROGRAM, PoolSettings
 
 MANUAL = Path(__file__).parents[3] / "docs" / "operations.md"
 API = MANUAL.with_name("api.md")
@@ -78,10 +79,20 @@ def test_only_a_sandbox_starts_programs_that_break_down() -> None:
     usual, sandbox = load_settings({}), load_settings({"MAQUETTE_TRAINER_NICE": "3"}, sandbox=True)
     assert usual.node_settings.program == ("-m", "maquette.trainer")
     assert usual.pool_settings.program == ("-m", "maquette.inference")
-    assert sandbox.node_settings.program == ("-m", "maquette.testing.failing_trainer")
-    assert sandbox.pool_settings.program == ("-m", "maquette.testing.failing_worker")
+    assert sandbox.node_settings.program == ("-m", "maquette.rehearsal.trainer")
+    assert sandbox.pool_settings.program == ("-m", "maquette.rehearsal.worker")
     assert (usual.node_settings.nice, sandbox.node_settings.nice) == (10, 3)
     assert not load_settings({"MAQUETTE_SANDBOX": "false"}, sandbox=False).sandbox
+
+
+def test_an_operator_decides_everything_about_a_pool_but_its_program() -> None:
+    drawing = {field.name: 7 for field in fields(Settings) if field.name.startswith("drawing_")} | {
+        "drawing_devices": "cpu"
+    }
+    settings = load_settings({variable(name): str(value) for name, value in drawing.items()}).pool_settings
+    decided = {field.name: getattr(settings, field.name) for field in fields(PoolSettings)}
+    assert decided.pop("program") == PROGRAM
+    assert decided == dict.fromkeys(decided, 7)
 
 
 def test_unused_uploads_outlast_what_may_still_be_recorded() -> None:

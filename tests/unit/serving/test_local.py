@@ -25,14 +25,14 @@ from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.core.ids import sha256_hex
 from maquette.core.processes import identify
 from maquette.serving.base import DrawJob, JobRefused, PoolSettings, StoredLora, WorkerLost
-from maquette.serving.local import LocalPool, pause_after
+from maquette.serving.local import LocalPool
 from maquette.storage.object_store import MemoryStore, ObjectStorage
 from maquette.testing.stand_in_worker import Beginning, Mishap, Told
 
 STAND_IN = ("-m", "maquette.testing.stand_in_worker")
 PATIENCE = 60.0
 STEPS = 4
-RED, BLUE = BaseUse("/bases/red", 64 * "a"), BaseUse("/bases/blue", 64 * "b")
+RED, BLUE, GREEN = (BaseUse(f"/bases/{name}", 64 * name[0]) for name in ("red", "blue", "green"))
 SETTINGS = PoolSettings(threads=1, start_timeout=PATIENCE, silence_timeout=PATIENCE)
 
 Open = Callable[..., LocalPool]
@@ -148,11 +148,10 @@ async def test_worker_is_given_what_it_needs_and_nothing_else(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # As an HTTP server's socket that its own workers are to inherit.
         os.set_inheritable(listening.fileno(), True)
-        pool = open_pool(threads=3, lora_bytes=12345, bases=2, nice=7)
+        pool = open_pool(threads=3, lora_bytes=12345, bases=2)
         await pool.start()
         said = await told(pool)
     assert said.session == said.pid
-    assert said.nice == 7
     assert said.arguments == ["serve", "--fd", "3", "--device", "cpu", "--lora-bytes", "12345", "--bases", "2"]
     assert said.environment["OMP_NUM_THREADS"] == "3"
     assert "secret" not in said.environment.values()
@@ -232,11 +231,6 @@ async def test_jobs_wait_while_no_worker_becomes_ready(open_pool: Open, tmp_path
     assert pool.state().ready == 1
 
 
-def test_pauses_grow_to_a_bound() -> None:
-    assert [pause_after(failures) for failures in (1, 2, 3, 4)] == [0.2, 0.4, 0.8, 1.6]
-    assert pause_after(100_000) == 30.0
-
-
 async def test_no_worker_is_started_before_there_is_a_job(open_pool: Open) -> None:
     mine = children()
     pool = open_pool()
@@ -283,6 +277,19 @@ async def test_jobs_are_begun_by_what_the_worker_has_loaded(open_pool: Open, sto
     assert order == ["red one", "red two", "blue", "blue again"]
 
 
+async def test_every_base_that_a_worker_keeps_counts(open_pool: Open) -> None:
+    pool = open_pool(bases=2)
+    await pool.start()
+    for base in (RED, BLUE):
+        assert await pool.draw(drawing(base=base), Ear())
+    slow = await begun(pool, drawing(Mishap.SLOW, base=BLUE))
+    order: list[str] = []
+    jobs = {"green": GREEN, "red": RED, "blue": BLUE}
+    drawn = [asyncio.create_task(pool.draw(drawing(base=base), Ear(order, name))) for name, base in jobs.items()]
+    await asyncio.gather(slow, *drawn)
+    assert order == ["red", "blue", "green"]
+
+
 async def test_oldest_job_is_begun_first_once_it_has_waited_too_long(open_pool: Open) -> None:
     pool = open_pool(longest_wait=0.0, overdue_slice=1)
     await pool.start()
@@ -294,6 +301,19 @@ async def test_oldest_job_is_begun_first_once_it_has_waited_too_long(open_pool: 
         await asyncio.sleep(0.02)
     await asyncio.gather(slow, *drawn)
     assert order == ["blue", "red"]
+
+
+async def test_closing_ends_who_waits_for_versions(open_pool: Open, tmp_path: Path) -> None:
+    spoiled = tmp_path / "spoiled"
+    spoiled.write_text(Beginning.SILENT)
+    pool = open_pool(spoiled=spoiled)
+    await pool.start()
+    asking = asyncio.create_task(pool.versions())
+    await soon(lambda: bool(pool._processes))
+    assert not asking.done()
+    await pool.close()
+    with pytest.raises(WorkerLost):
+        await asking
 
 
 async def test_each_device_draws_by_itself(open_pool: Open) -> None:
@@ -361,7 +381,7 @@ async def test_nothing_is_left_of_a_closed_pool(open_pool: Open, store: Store) -
 async def test_pool_can_be_closed_at_any_moment_of_its_start(open_pool: Open, moment: float) -> None:
     await asyncio.to_thread(os.getpid)
     before, mine = descriptors(), children()
-    pool = open_pool(workers=2, nice=5)
+    pool = open_pool(workers=2)
     await pool.start()
     job = asyncio.create_task(pool.draw(drawing(Mishap.HANG), Ear()))
     await asyncio.sleep(moment)
@@ -376,7 +396,7 @@ SERVER = """
 import asyncio, sys
 from pathlib import Path
 from maquette.serving.base import PoolSettings
-from maquette.serving.local import LocalPool, pause_after
+from maquette.serving.local import LocalPool
 from maquette.storage.registry import open_storage
 
 async def serve():

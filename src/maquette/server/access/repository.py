@@ -38,6 +38,11 @@ async def tenant_id(conn: AsyncConnection, name: str) -> str:
     return (await conn.execute(select(tenants.c.id).where(tenants.c.name == name))).scalar_one()
 
 
+async def tenant_name(conn: AsyncConnection, tenant_id: str) -> str:
+    """A tenant's name."""
+    return (await conn.execute(select(tenants.c.name).where(tenants.c.id == tenant_id))).scalar_one()
+
+
 async def add_key(conn: AsyncConnection, tenant: str, lookup: str, secret_hash: str) -> None:
     """Store a new key of a tenant."""
     values = {"id": new_id(), "tenant_id": tenant, "lookup": lookup, "secret_hash": secret_hash}

@@ -75,5 +75,10 @@ async def authenticate(conn: AsyncConnection, header: str | None) -> str:
     return row.tenant_id
 
 
+async def tenant_name(conn: AsyncConnection, tenant_id: str) -> str:
+    """What the operator calls a tenant."""
+    return await repository.tenant_name(conn, tenant_id)
+
+
 def _info(row: KeyRow) -> KeyInfo:
     return KeyInfo(lookup=row.lookup, tenant=row.tenant_name, created_at=row.created_at, revoked_at=row.revoked_at)

@@ -18,16 +18,26 @@ from maquette.storage.bucket import open_bucket
 from maquette.storage.object_store import InvalidKey, check_key
 
 FIELD = "extra.custom_storage.aws_s3"
-BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}")
+OPENED = re.compile(r"(?:(.*?\S)\s*=\s*)?s3://([a-z0-9][a-z0-9._-]{1,62})(?:/(.*))?")
+"""Whom a bucket is open to, its name, and a folder in it."""
 REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 """It becomes a part of a host's name."""
 
 
 class OpenedBucket(Struct, frozen=True):
-    """A bucket that requests may name, or a folder in it; "" is all of it."""
+    """A bucket that requests may name, or a folder in it; "" is all of it.
+
+    Attributes:
+        tenant: name of the only one who may; "" is everyone.
+    """
 
     bucket: str
     folder: str = ""
+    tenant: str = ""
+
+    def is_open_to(self, tenant: str) -> bool:
+        """Whether requests of the tenant of this name may name it."""
+        return self.tenant in {"", tenant}
 
     def holds(self, bucket: str, folder: str) -> bool:
         """Whether that folder of that bucket is open."""
@@ -39,7 +49,7 @@ class NotCopied(Exception):
 
 
 def read_opened(words: str) -> tuple[OpenedBucket, ...]:
-    """Buckets written as `s3://bucket, s3://another/folder`.
+    """Buckets written as `s3://bucket, s3://another/folder, tenant=s3://bucket/of/one`.
 
     Raises:
         ValueError: a word is no such address.
@@ -48,21 +58,21 @@ def read_opened(words: str) -> tuple[OpenedBucket, ...]:
 
 
 def _read_one(word: str) -> OpenedBucket:
-    scheme, _, rest = word.partition("://")
-    bucket, _, folder = rest.partition("/")
-    if scheme != "s3" or not BUCKET.fullmatch(bucket):
-        raise ValueError(f"{word!r} is not written as s3://bucket or s3://bucket/folder")
-    return OpenedBucket(bucket, _folder(folder))
+    written = OPENED.fullmatch(word)
+    if not written:
+        raise ValueError(f"{word!r} is not written as s3://bucket, s3://bucket/folder or tenant=s3://bucket/folder")
+    tenant, bucket, folder = written.groups(default="")
+    return OpenedBucket(bucket, _folder(folder), tenant)
 
 
-def read_target(asked: AwsS3, opened: Sequence[OpenedBucket]) -> CopyTarget:
-    """Where a request wants its pictures copied.
+def read_target(asked: AwsS3, opened: Sequence[OpenedBucket], *, tenant: str) -> CopyTarget:
+    """Where a request of the tenant of this name wants its pictures copied.
 
     Raises:
         FeatureNotAllowed: the operator has opened nothing.
         InvalidRequest: no region is called so.
-        MaquetteError: INVALID_CUSTOM_OUTPUT_PATH, where the operator has not opened that place, or no object can be
-            there.
+        MaquetteError: INVALID_CUSTOM_OUTPUT_PATH, where the operator has not opened that place to this tenant, or no
+            object can be there.
     """
     if not opened:
         raise FeatureNotAllowed(FIELD, "this server's operator has opened no bucket; leave it out")
@@ -72,9 +82,10 @@ def read_target(asked: AwsS3, opened: Sequence[OpenedBucket]) -> CopyTarget:
         folder = _folder(asked.path)
     except ValueError as error:
         raise _unusable("path", str(error)) from None
-    if not any(one.bucket == asked.bucket for one in opened):
+    own = [one for one in opened if one.is_open_to(tenant)]
+    if not any(one.bucket == asked.bucket for one in own):
         raise _unusable("bucket", f"{asked.bucket!r} is not open here; its operator can open it")
-    if not any(one.holds(asked.bucket, folder) for one in opened):
+    if not any(one.holds(asked.bucket, folder) for one in own):
         raise _unusable("path", f"{asked.path!r} is not open here in the bucket {asked.bucket!r}")
     return CopyTarget(region=asked.region, bucket=asked.bucket, folder=folder, directly=asked.save_to_path_directly)
 
@@ -91,8 +102,8 @@ async def copy(target: CopyTarget, image_task_id: str, index: int, kind: Picture
     Raises:
         NotCopied: the bucket did not take it.
     """
-    bucket = await asyncio.to_thread(open_bucket, target.bucket, target.region)
     try:
+        bucket = await asyncio.to_thread(open_bucket, target.bucket, target.region)
         await bucket.put(key(target, image_task_id, index, kind), picture, kind.content_type)
     except StorageFailed as error:
         raise NotCopied(f"{target.bucket}: {error}") from error

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.bases.catalogue import BaseKind, stem
 from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.image_specs import (
+    AwsS3,
+    CopyTarget,
     EmbeddingChoice,
     EmbeddingRef,
     ImageBody,
@@ -36,6 +38,7 @@ from maquette.db.move import create_image_task, move_image_task
 from maquette.pictures.limits import PictureLimits
 from maquette.pictures.sniff import Sniffer
 from maquette.server import sandbox
+from maquette.server.access import service as access
 from maquette.server.bases import service as bases
 from maquette.server.bases.service import Base
 from maquette.server.images import copies, pace, queue
@@ -105,12 +108,12 @@ async def draft(
     if body.extra.webhook:
         webhooks.check_address(body.extra.webhook.url, settings.outbound_reach, field="extra.webhook.url")
     elsewhere = body.extra.custom_storage.aws_s3 if body.extra.custom_storage else None
-    copy_to = copies.read_target(elsewhere, settings.opened_buckets) if elsewhere else None
+    copy_to = await _copy_target(conn, settings, tenant_id, elsewhere) if elsewhere else None
     refuse_beyond(body, settings.image_limits)
     sandbox.breakdown(settings, body.request.prompt, OF_PICTURES, field="request.prompt")
     named = await _named(conn, settings, tenant_id, body)
     asked = resolve(body, named, draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1, copy_to=copy_to)
-    spec = sandbox.small_picture(settings, asked)
+    spec = sandbox.small_picture(settings, body.request.model_name, asked)
     webhook = body.extra.webhook
     mock = webhook.test_mode.return_task_status if webhook and webhook.test_mode and webhook.test_mode.enabled else None
     if mock is None:
@@ -162,6 +165,11 @@ async def create(
         )
     else:
         await pace.hold(conn, tenant_id, settings.images_per_minute)
+
+
+async def _copy_target(conn: AsyncConnection, settings: Settings, tenant_id: str, asked: AwsS3) -> CopyTarget:
+    name = await access.tenant_name(conn, tenant_id)
+    return copies.read_target(asked, settings.opened_buckets, tenant=name)
 
 
 async def _named(conn: AsyncConnection, settings: Settings, tenant_id: str, body: ImageBody) -> NamedModels:

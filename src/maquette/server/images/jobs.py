@@ -11,11 +11,11 @@ from maquette.serving.base import DrawJob, StoredLora
 
 
 class Places(Struct, frozen=True, kw_only=True):
-    """Where the operator's models lie that a task draws with; files of embeddings, in the spec's order."""
+    """Where the operator's models lie that a task draws with; embeddings are files, in the spec's order."""
 
     base: BaseUse
     vae: BaseUse | None
-    embeddings: tuple[str, ...]
+    embeddings: tuple[BaseUse, ...]
     refiner: BaseUse | None
 
 
@@ -32,7 +32,7 @@ async def locate(conn: AsyncConnection, spec: ImageSpec) -> Places | BaseRef:
     return Places(
         base=places[spec.base],
         vae=places[spec.vae] if spec.vae else None,
-        embeddings=tuple(places[embedding.base].path for embedding in spec.embeddings),
+        embeddings=tuple(places[embedding.base] for embedding in spec.embeddings),
         refiner=places[spec.refiner.base] if spec.refiner else None,
     )
 
@@ -58,7 +58,7 @@ def _request(spec: ImageSpec, places: Places, original: bytes | None, seed: int)
         sampler=spec.sampler,
         clip_skip=spec.clip_skip,
         embeddings=tuple(
-            EmbeddingUse(place, embedding.word)
+            EmbeddingUse(place.path, place.sha256, embedding.word)
             for embedding, place in zip(spec.embeddings, places.embeddings, strict=True)
         ),
         vae=places.vae,

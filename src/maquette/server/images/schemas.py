@@ -62,7 +62,11 @@ class CreatedImageTask(Struct, frozen=True):
 
 
 class DebugInfo(Struct, frozen=True):
-    """When a task was sent, begun and ended, in Unix milliseconds, as strings."""
+    """When a task was sent, begun and ended, in Unix milliseconds, as strings.
+
+    Attributes:
+        request_info: where the task differs from what was asked for, in words; "" where it does not.
+    """
 
     request_info: str
     submit_time_ms: str

@@ -112,7 +112,10 @@ def _debug_info(task: ImageTaskRecord) -> DebugInfo | None:
     if task.started_at is None or task.finished_at is None:
         return None
     return DebugInfo(
-        "", _milliseconds(task.created_at), _milliseconds(task.started_at), _milliseconds(task.finished_at)
+        request_info="; ".join(task.spec.departures),
+        submit_time_ms=_milliseconds(task.created_at),
+        execute_time_ms=_milliseconds(task.started_at),
+        complete_time_ms=_milliseconds(task.finished_at),
     )
 
 

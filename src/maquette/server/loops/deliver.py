@@ -14,6 +14,7 @@ from maquette.server.images import service as images
 from maquette.server.loops.base import Loop
 from maquette.server.signing import Signer
 from maquette.server.webhooks import queue
+from maquette.server.webhooks.lookups import Place
 from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
 from maquette.server.webhooks.queue import Delivery
 
@@ -75,6 +76,15 @@ class DeliverLoop(Loop):
         if due.attempts >= ATTEMPTS:
             await self._settle(due, "the server was lost in the last attempt", again=False)
             return
+        place = await self._outbound.place(due.tenant_id)
+        if place is None:
+            # Nothing was begun, so no attempt is counted: it is due as before.
+            return
+        with place:
+            if not self._stopping:
+                await self._attempt(due, place)
+
+    async def _attempt(self, due: Delivery, place: Place) -> None:
         async with self._database.write() as conn:
             delivery = await queue.claim(conn, due, self._outbound.timeout + MARGIN)
         if delivery is None:
@@ -84,7 +94,7 @@ class DeliverLoop(Loop):
                 async with self._database.write() as conn:
                     await queue.undelivered(conn, delivery, "put off, as the prompt asks", again_in=SLOW_WEBHOOK)
                 return
-            status = await self._outbound.post(delivery.url, await self._event(delivery))
+            status = await self._outbound.post(place, delivery.url, await self._event(delivery))
         except (OutboundRefused, TaskNotFound) as error:
             await self._settle(delivery, str(error), again=False)
         except OutboundFailed as error:

@@ -1,7 +1,7 @@
 """Image tasks meet the serving pool."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.core.backoff import back_off
 from maquette.core.lifecycle import Reason, Verdict
 from maquette.core.specs import BaseRef
 from maquette.db.engine import Database
@@ -30,8 +31,14 @@ LEASE_SECONDS = 30.0
 ROWS_A_TURN = 100
 JOBS_A_WORKER = 8
 """Tasks given to the pool at a time for each of its workers: among several it can go by what is loaded."""
+LONGEST_PAUSE = 10.0
+"""Seconds at most before the next try to store how an attempt has ended."""
 UNBEGUN_PAUSE = 1.0
 """Seconds before a task is given to the pool again that it gave up before any worker had begun it."""
+
+
+End = Callable[[AsyncConnection], Awaitable[object]]
+"""Stores how an attempt has ended."""
 
 
 class Hindrance(Struct, frozen=True):
@@ -49,6 +56,18 @@ class Wait(Struct, frozen=True):
 
 class OriginalMissing(Exception):
     """The picture to start from is gone."""
+
+
+FAILURES: tuple[tuple[type[Exception], Reason], ...] = (
+    (WorkerLost, Reason.WORKER_LOST),
+    (OriginalMissing, Reason.ORIGINAL_MISSING),
+    (ObjectMissing, Reason.MODEL_MISSING),
+    (NotCopied, Reason.NOT_COPIED),
+    (StorageFailed, Reason.STORAGE_AWAY),
+)
+"""Why an attempt fails that met such an error; any other is `INTERNAL`."""
+LOGGED = frozenset({Reason.STORAGE_AWAY, Reason.INTERNAL})
+"""What is said in these is for the operator; owners read the reason alone."""
 
 
 class Drawing:
@@ -85,6 +104,9 @@ class DrawLoop(Loop):
     A server that stops gives back what it has claimed. One that is killed leaves it claimed: the next one gives it
     back, at once where it is the only one that there is, else when the lease has lapsed. An attempt that is this
     server's no more, since its lease has lapsed or its task is past its deadline, is taken back from the pool.
+
+    How an attempt has ended is kept, and its lease renewed, until the database has taken it: what was drawn once is
+    not drawn again because the database was away.
     """
 
     def __init__(
@@ -223,31 +245,18 @@ class DrawLoop(Loop):
 
     async def _draw(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> None:
         try:
-            images = await self._pictures(task, drawing, places)
-        except Interrupted:
-            await self._release(drawing)
-        except JobRefused as refusal:
-            await self._fail(drawing, Reason(refusal.reason.value), refusal.message)
-        except WorkerLost as error:
-            if drawing.begun:
-                await self._fail(drawing, Reason.WORKER_LOST, str(error))
-            else:
-                await self._release(drawing, UNBEGUN_PAUSE)
-        except OriginalMissing:
-            await self._fail(drawing, Reason.ORIGINAL_MISSING)
-        except ObjectMissing as error:
-            await self._fail(drawing, Reason.MODEL_MISSING, str(error))
-        except NotCopied as error:
-            await self._fail(drawing, Reason.NOT_COPIED, str(error))
-        except StorageFailed as error:
-            await self._fail(drawing, Reason.STORAGE_AWAY)
-            log.warning("image.storage_away", task=task.id, error=str(error))
-        else:
-            async with self._ending(drawing) as conn:
-                await queue.succeed(conn, drawing.task, images)
+            await self._store(drawing, await self._attempt(task, drawing, places))
         finally:
             del self._under_way[drawing.task.attempt]
             self.wake()
+
+    async def _attempt(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> End:
+        """Draw a task's pictures; answers how that has ended."""
+        try:
+            images = await self._pictures(task, drawing, places)
+        except Exception as error:
+            return _broken_off(drawing, error)
+        return lambda conn: queue.succeed(conn, drawing.task, images)
 
     async def _pictures(self, task: QueuedImageTask, drawing: Drawing, places: Places) -> list[StoredImage]:
         """Draw and store each picture of a task, and copy it where the request wants it too."""
@@ -269,20 +278,48 @@ class DrawLoop(Loop):
         except ObjectMissing:
             raise OriginalMissing from None
 
-    async def _fail(self, drawing: Drawing, reason: Reason, message: str = "") -> None:
-        async with self._ending(drawing) as conn:
-            await queue.fail(conn, drawing.task, reason, message)
+    async def _store(self, drawing: Drawing, end: End) -> None:
+        """Store how an attempt has ended, as often as it takes while the attempt is this server's."""
+        tries = 0
+        while True:
+            error = await self._try_to_store(drawing, end)
+            if error is None:
+                return
+            tries += 1
+            log.error("image.end_not_stored", task=drawing.task.id, tries=tries, error=str(error))
+            try:
+                await self._waits.wait(drawing.name, asyncio.sleep(back_off(tries, longest=LONGEST_PAUSE)))
+            except Interrupted:
+                # The server stops, or the attempt was another's already: once more, for the former.
+                await self._try_to_store(drawing, end)
+                return
 
-    async def _release(self, drawing: Drawing, pause: float = 0.0) -> None:
-        async with self._database.write() as conn:
-            await queue.release(conn, drawing.task, pause=pause)
+    async def _try_to_store(self, drawing: Drawing, end: End) -> Exception | None:
+        """One transaction; answers what went wrong. When a worker began may be news, and is stored first."""
+        try:
+            async with self._database.write() as conn:
+                await queue.advance(conn, [drawing.progress()], LEASE_SECONDS)
+                await end(conn)
+        except Exception as error:
+            return error
+        return None
 
-    @asynccontextmanager
-    async def _ending(self, drawing: Drawing) -> AsyncGenerator[AsyncConnection]:
-        """A transaction that ends an attempt: it stores first when a worker began it, which may be news."""
-        async with self._database.write() as conn:
-            await queue.advance(conn, [drawing.progress()], LEASE_SECONDS)
-            yield conn
+
+def _broken_off(drawing: Drawing, error: Exception) -> End:
+    """How an attempt ends that met an error."""
+    if isinstance(error, Interrupted):
+        return lambda conn: queue.release(conn, drawing.task)
+    if isinstance(error, WorkerLost) and not drawing.begun:
+        return lambda conn: queue.release(conn, drawing.task, pause=UNBEGUN_PAUSE)
+    if isinstance(error, JobRefused):
+        refused = Reason(error.reason.value)
+        return lambda conn: queue.fail(conn, drawing.task, refused, error.message)
+    reason = next((reason for kind, reason in FAILURES if isinstance(error, kind)), Reason.INTERNAL)
+    if reason not in LOGGED:
+        return lambda conn: queue.fail(conn, drawing.task, reason, str(error))
+    defect = error if reason is Reason.INTERNAL else None
+    log.error("image.attempt_failed", task=drawing.task.id, reason=reason, error=str(error), exc_info=defect)
+    return lambda conn: queue.fail(conn, drawing.task, reason)
 
 
 def _hear(drawing: Drawing, index: int, job: DrawJob, step: int, steps: int) -> None:

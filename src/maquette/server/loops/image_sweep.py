@@ -49,33 +49,29 @@ class StraySweep:
     """Erases objects of image tasks of which there is no row.
 
     A picture to start from is stored before its row, and the request may be refused or cut off in between. What has no
-    row is remembered, and erased by a later round where it still has none. A server that ends forgets it all: the next
-    one begins to remember.
+    row is erased once it has lain there for so long that no request will name it any more.
     """
 
     def __init__(self, database: Database, storage: Storage) -> None:
         self._database = database
         self._storage = storage
-        self._since: dict[str, float] = {}
-        """When each was first seen without a row, in Unix seconds."""
 
     async def run(self) -> None:
         """One round."""
         strays = await self._strays()
-        async with self._database.read() as conn:
-            at = await now(conn)
-        self._since = {key: self._since.get(key, at) for key in strays}
-        due = [key for key, since in self._since.items() if at - since > STRAY_SECONDS]
-        for key in due:
+        for key in strays:
             await self._storage.delete(key)
-        if due:
-            log.info("images.strays_swept", objects=len(due))
+        if strays:
+            log.info("images.strays_swept", objects=len(strays))
 
     async def _strays(self) -> list[str]:
+        async with self._database.read() as conn:
+            stored_before = await now(conn) - STRAY_SECONDS
         strays: list[str] = []
         keys: list[str] = []
         async for found in self._storage.list(queue.IMAGES):
-            keys.append(found.key)
+            if found.stored_at < stored_before:
+                keys.append(found.key)
             if len(keys) == AT_ONCE:
                 strays += await self._strays_of(keys)
                 keys = []

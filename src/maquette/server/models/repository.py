@@ -11,14 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.lifecycle import ModelStatus, Verdict
 from maquette.core.specs import TrainingSpec
 from maquette.db.now import now_sql
-from maquette.db.tables import bases, models, tasks
+from maquette.db.tables import bases, model_rejections, models, tasks
 
 CHECKPOINT = "checkpoint"
 SDXL = "sdxl"
 SHOWN_OF_HASH = 10
 """Characters of a hash that people are shown."""
-UNKNOWN_WORKER = "an unknown worker"
-"""What a model was rejected with before any worker has said what it is."""
 NO_BASE = "no base"
 """What a model is judged with where its base is not registered."""
 
@@ -59,7 +57,6 @@ class UnjudgedModel(Struct, frozen=True, kw_only=True):
         sample_key: the picture that its trainer drew.
         spec: what it was trained with, the sample's settings among it.
         base_name, base_location: the very base it was trained on, as it is registered now; None while it is not.
-        judged_with: what a verdict holds for if it is given now.
         attempts: judgements in a row that came to no verdict.
         lost_workers: the latest of them, in a row, over which a worker was lost.
     """
@@ -74,7 +71,6 @@ class UnjudgedModel(Struct, frozen=True, kw_only=True):
     spec: TrainingSpec
     base_name: str | None
     base_location: str | None
-    judged_with: str
     attempts: int
     lost_workers: int
 
@@ -236,27 +232,30 @@ def _words(wanted: ModelFilter, *texts: ColumnElement[str]) -> list[ColumnElemen
 # ------------------------------------------------------------------------------------------------------ the gate
 
 
-async def unjudged(conn: AsyncConnection, worker: str, limit: int) -> list[UnjudgedModel]:
+async def any_rejected(conn: AsyncConnection) -> bool:
+    """Whether a model of any tenant is rejected."""
+    query = select(exists().where(models.c.verdict == Verdict.REJECTED))
+    return bool(await conn.scalar(query))
+
+
+async def unjudged(conn: AsyncConnection, workers: Collection[str], limit: int) -> list[UnjudgedModel]:
     """Models, of any tenant, that are due for the gate, oldest first; see `models.service.to_judge`."""
     base_name = _base_name()
-    base = base_name + " " + func.upper(func.substr(_BASE["sha256"].as_string(), 1, SHOWN_OF_HASH))
-    judged_with = literal(f"{worker or UNKNOWN_WORKER} on ") + func.coalesce(base, NO_BASE)
     is_due = models.c.verdict == Verdict.PENDING
-    if worker:
-        is_outdated = and_(
-            models.c.verdict == Verdict.REJECTED,
-            base_name.is_not(None),
-            models.c.judged_with.is_distinct_from(judged_with),
+    if workers:
+        base = base_name + " " + func.upper(func.substr(_BASE["sha256"].as_string(), 1, SHOWN_OF_HASH))
+        by_these = [literal(f"{worker} on ") + base for worker in workers]
+        is_judged = exists().where(
+            model_rejections.c.model_id == models.c.id, model_rejections.c.judged_with.in_(by_these)
         )
-        is_due = or_(is_due, is_outdated)
-    plain = [field for field in UnjudgedModel.__struct_fields__ if field in models.c and field != "judged_with"]
+        is_due = or_(is_due, and_(models.c.verdict == Verdict.REJECTED, base_name.is_not(None), ~is_judged))
+    plain = [field for field in UnjudgedModel.__struct_fields__ if field in models.c]
     query = (
         select(
             *(models.c[field] for field in plain),
             tasks.c.spec,
             base_name.label("base_name"),
             select(bases.c.location).where(bases.c.name == base_name).scalar_subquery().label("base_location"),
-            judged_with.label("judged_with"),
         )
         .join_from(models, tasks, _OF_ITS_TASK)
         .where(models.c.status == ModelStatus.DEPLOYING, models.c.not_before <= now_sql(conn), is_due)

@@ -1,6 +1,6 @@
 """Trained models, from their birth over the parity gate to whoever draws with them or lists them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +12,7 @@ from maquette.core.picture_format import PictureFormat
 from maquette.db.move import CreatedModel, create_model
 from maquette.db.now import now
 from maquette.families.registry import FAMILIES
-from maquette.server.models import repository
+from maquette.server.models import gate, repository
 from maquette.server.models.queries import ModelQuery, write_offset
 from maquette.server.models.repository import SDXL, SHOWN_OF_HASH, ListedModel, Lora, ModelFilter, UnjudgedModel
 from maquette.server.models.schemas import (
@@ -97,24 +97,29 @@ async def find_lora(conn: AsyncConnection, tenant_id: str, name: str) -> Lora | 
 
 
 def worker_text(versions: Mapping[str, str]) -> str:
-    """What a verdict says of the worker that drew: the versions of its libraries."""
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    """What a verdict says of the worker that drew (its `Pool.versions`), and of the bounds it is held to."""
+    worker = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return f"{worker}, bounds {gate.BOUNDS}"
 
 
-def judged_with(worker: str, base_name: str | None, base_sha256: str) -> str:
-    """What a verdict holds for, in the words that `UnjudgedModel.judged_with` has for it."""
-    base = f"{base_name} {base_sha256[:SHOWN_OF_HASH].upper()}" if base_name else repository.NO_BASE
-    return f"{worker} on {base}"
+def judged_with(worker: str, model: UnjudgedModel) -> str:
+    """What a model's verdict holds for: the worker, and the base; see `Judgement`."""
+    sha256 = model.spec.base.sha256[:SHOWN_OF_HASH].upper()
+    return f"{worker} on {model.base_name} {sha256}" if model.base_name else f"{worker} on {repository.NO_BASE}"
 
 
-async def to_judge(conn: AsyncConnection, worker: str, limit: int) -> list[UnjudgedModel]:
+async def any_rejected(conn: AsyncConnection) -> bool:
+    """Whether there is a model, of any tenant, that another worker may have to judge again."""
+    return await repository.any_rejected(conn)
+
+
+async def to_judge(conn: AsyncConnection, workers: Collection[str], limit: int) -> list[UnjudgedModel]:
     """Models, of any tenant, that the parity gate has to judge now, oldest first.
 
-    Those are the pending ones, and the rejected ones that were judged with their base by another name or by another
-    worker than `worker` (`worker_text`), as far as their base is registered; with "", while the worker is not known,
-    the pending ones alone.
+    Those are the pending ones, and the rejected ones that none of `workers` (`worker_text`) has judged with their base
+    by the name it has now, as far as it is registered. While no worker is known, the pending ones alone.
     """
-    return await repository.unjudged(conn, worker, limit)
+    return await repository.unjudged(conn, workers, limit)
 
 
 async def postpone(
@@ -194,11 +199,15 @@ def _private_row(row: ListedModel, download_url: str, cover_url: str, ttl: int) 
 
 
 def _public_row(row: ListedModel) -> ModelRow:
-    """Its weights stay with the operator. It can be used if this installation knows its family."""
+    """Its weights stay with the operator. It can be used if this installation knows its family.
+
+    A refiner can't be: it is published as a checkpoint, and what is said to be usable clients offer as `model_name`.
+    """
+    usable = row.family in FAMILIES.names() and row.kind != BaseKind.REFINER
     return _row(
         row,
         id=PUBLIC_IDS + row.number,
-        status=int(row.family in FAMILIES.names()),
+        status=int(usable),
         source=Source.UPLOADING,
         download_url="",
         download_url_ttl=0,

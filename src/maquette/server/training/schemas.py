@@ -127,8 +127,8 @@ class ModelDetail(Struct, frozen=True, kw_only=True):
         from_sample: between what is drawn with it here and the sample that its trainer drew.
         from_base: between what is drawn with it here and without it.
         judged_at: Unix seconds.
-        judged_with: the worker's libraries, and the base with the beginning of its hash; a rejected model is judged
-            again by others.
+        judged_with: the worker's kind of device and its libraries, the gate's bounds, and the base with the beginning
+            of its hash; a rejected model is judged again by others.
     """
 
     model_name: str

@@ -7,19 +7,13 @@ connections outlive one.
 """
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import httpx
 
 from maquette.server.webhooks.address import InvalidAddress, WebhookAddress, read_address
+from maquette.server.webhooks.lookups import Lookups, Place
 from maquette.server.webhooks.reach import Address, Reach
-
-RESOLVERS = 8
-"""Names that are looked up at a time. A slow name server holds up other webhooks, and nothing else."""
 
 
 class OutboundRefused(Exception):
@@ -42,9 +36,19 @@ class Outbound:
         self.timeout = timeout
         # The authorities that come with httpx, or those of SSL_CERT_FILE. Made once: it takes a while.
         self._tls = httpx.create_ssl_context()
-        self._resolvers = ThreadPoolExecutor(RESOLVERS, "resolve")
+        self._lookups = Lookups()
 
-    async def post(self, url: str, body: bytes) -> int:
+    async def place(self, tenant_id: str) -> Place | None:
+        """Leave for one call of a tenant's; None where so many of its names are being looked up that none came free
+        within the time of a call.
+        """
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._lookups.place(tenant_id)
+        except TimeoutError:
+            return None
+
+    async def post(self, place: Place, url: str, body: bytes) -> int:
         """Post a JSON body; answers the status.
 
         Raises:
@@ -56,29 +60,27 @@ class Outbound:
             raise OutboundRefused(f"the address {error}") from None
         try:
             async with asyncio.timeout(self.timeout):
-                return await self._post(target, await self._resolved(target), body)
+                return await self._post(target, await self._resolved(place, target), body)
         except TimeoutError:
             raise OutboundFailed(f"no answer within {self.timeout:g} s") from None
 
     def close(self) -> None:
         """Begin no look-up any more."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
+        self._lookups.close()
 
-    async def _resolved(self, target: WebhookAddress) -> list[Address]:
+    async def _resolved(self, place: Place, target: WebhookAddress) -> list[Address]:
         """All addresses of the target's name; each may be called."""
-        look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)
+            addresses = await place.look_up(target.host, target.port)
         except (OSError, UnicodeError) as error:
             raise OutboundFailed(f"{target.host} can't be resolved: {error}") from error
-        addresses = [ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
         for address in addresses:
             if not self._reach.includes(address):
                 raise OutboundRefused(
                     f"{target.host} is at {address}, which is not public; the operator can allow it"
                     " (MAQUETTE_OUTBOUND_ALLOW)"
                 )
-        return list(dict.fromkeys(addresses))
+        return addresses
 
     async def _post(self, target: WebhookAddress, addresses: Sequence[Address], body: bytes) -> int:
         """Post to the first address that takes a connection: a name may have one that can't be reached from here."""

@@ -6,7 +6,7 @@ server that dies in it has used it up, so that no restart ever adds one.
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.db.now import now_sql
@@ -23,11 +23,13 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 
 async def due(conn: AsyncConnection, limit: int) -> list[Delivery]:
-    """What is to be told now, what waits longest first."""
+    """What is to be told now, what waits longest first; tenants take turns, so that none's many hold up another's."""
+    longest = (webhook_deliveries.c.not_before, webhook_deliveries.c.created_at)
+    turn = func.row_number().over(partition_by=webhook_deliveries.c.tenant_id, order_by=longest)
     rows = await conn.execute(
         select(*(webhook_deliveries.c[field] for field in Delivery.__struct_fields__))
         .where(_is_open(), webhook_deliveries.c.not_before <= now_sql(conn))
-        .order_by(webhook_deliveries.c.not_before, webhook_deliveries.c.created_at)
+        .order_by(turn, *longest)
         .limit(limit)
     )
     return [Delivery(**row) for row in rows.mappings()]

@@ -63,6 +63,11 @@ def test_every_field_and_limit_is_in_a_table(table: str) -> None:
     assert f"\n\n{table}\n\n" in MANUAL
 
 
+def test_no_table_shows_how_python_writes_what_is_empty() -> None:
+    assert "| `/v3/model` | `filter.types` | a list | same | empty |" in query_table(KEYED)
+    assert not re.search(r"\| `(?:\(\)|\[\]|None|''|UNSET)` \|", MANUAL)
+
+
 def test_the_bodies_limit_is_told() -> None:
     assert f"`MAQUETTE_MAX_BODY_BYTES` ({Settings().max_body_bytes} unless" in MANUAL
 

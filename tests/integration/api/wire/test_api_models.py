@@ -161,12 +161,16 @@ async def test_what_can_not_be_used_has_status_0(api: Api, database: Database) -
     rejected = await add_model(database, "bad")
     await add_model(database, "good")
     await add_base(database, "xl", family="sdxl")
+    await add_base(database, "refiner", kind="refiner")
+    await add_base(database, "vae", kind="vae")
     await reject(database, rejected)
     assert {model["name"]: model["status"] for model in await listed(api)} == {
         "good": 1,
         "bad": 0,
         "tiny": 1,
         "xl": 0,
+        "refiner": 0,
+        "vae": 1,
     }
 
 

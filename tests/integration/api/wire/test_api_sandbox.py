@@ -10,15 +10,18 @@ from sqlalchemy import select
 
 from maquette.bases.catalogue import BUNDLED_BASE, KNOWN_BASES
 from maquette.core.image_specs import ImageSpec
+from maquette.core.lifecycle import ImageStatus
 from maquette.core.rehearsal import OF_PICTURES, OF_TRAININGS, Breakdown
 from maquette.core.specs import TrainingSpec
 from maquette.db.engine import Database
+from maquette.db.move import move_image_task
+from maquette.db.now import now
 from maquette.db.tables import image_tasks, tasks
 from maquette.server.bases import service as bases
 from maquette.server.bases.service import Base
 from maquette.server.settings import Settings
 from maquette.testing.api import Api, Traces, reason
-from maquette.testing.factories import SHA256
+from maquette.testing.factories import IMAGE_PATHS, SHA256
 
 
 @pytest.fixture
@@ -89,15 +92,12 @@ async def test_a_training_is_small_and_its_events_say_each_cap(api: Api, databas
     ]
 
 
-async def test_a_training_learns_enough_to_be_served_and_its_events_say_so(api: Api, database: Database) -> None:
+async def test_a_training_warms_up_in_half_of_its_steps_and_its_events_say_so(api: Api, database: Database) -> None:
     setting = {"max_train_steps": 40, "learning_rate": 1e-6, "lr_scheduler": "constant_with_warmup"}
     task_id = await api.task(expert_setting=setting | {"lr_warmup_steps": 500})
     settings = (await training_spec(database, task_id)).settings
-    assert (settings.max_train_steps, settings.learning_rate, settings.lr_warmup_steps) == (40, 1e-4, 20)
-    assert await notes(api, task_id) == [
-        "sandbox: learning_rate is 0.0001 here, not 1e-06",
-        "sandbox: lr_warmup_steps is 20 here, not 500",
-    ]
+    assert (settings.max_train_steps, settings.learning_rate, settings.lr_warmup_steps) == (40, 1e-6, 20)
+    assert await notes(api, task_id) == ["sandbox: lr_warmup_steps is 20 here, not 500"]
 
 
 async def test_what_is_small_is_left_as_it_was_asked_for(api: Api, database: Database) -> None:
@@ -122,6 +122,40 @@ async def test_a_picture_is_small(api: Api, database: Database) -> None:
     assert (spec.width, spec.height, spec.steps) == (128, 128, 60)
     assert spec.hires_fix is not None
     assert (spec.hires_fix.width, spec.hires_fix.height, spec.hires_fix.strength) == (128, 128, 0.5)
+
+
+async def request_info(api: Api, database: Database, task_id: str) -> str:
+    """What the result of an image task says of its request once it has failed."""
+    async with database.write() as conn:
+        query = select(image_tasks.c.tenant_id).where(image_tasks.c.id == task_id)
+        owner = (await conn.execute(query)).scalar_one()
+        at = await now(conn)
+        begun = {"fence": 1, "supervisor": "a", "lease_until": at + 30, "started_at": at}
+        first, last = IMAGE_PATHS[ImageStatus.FAILED]
+        for (source, to, why), values in ((first, begun), (last, {})):
+            await move_image_task(conn, owner, task_id, source=source, to=to, reason=why, values=values)
+    return (await api.result(task_id))["extra"]["debug_info"]["request_info"]
+
+
+async def test_the_result_of_a_picture_says_each_cap(api: Api, database: Database) -> None:
+    second = {"target_width": 1024, "target_height": 128, "strength": 0.5, "upscaler": "Latent"}
+    name = "dreamshaper_8_93211.safetensors"
+    task_id = await api.image_task(model_name=name, width=512, height=136, steps=100, hires_fix=second)
+    assert await request_info(api, database, task_id) == (
+        f"sandbox: model_name is maquette-tiny here, not {name}; sandbox: width is 128 here, not 512;"
+        " sandbox: height is 128 here, not 136; sandbox: steps is 60 here, not 100;"
+        " sandbox: hires_fix.target_width is 128 here, not 1024"
+    )
+
+
+async def test_the_result_of_a_picture_that_was_small_says_nothing(api: Api, database: Database) -> None:
+    task_id = await api.image_task(model_name="maquette-tiny.safetensors", width=128, height=128, steps=60)
+    assert await request_info(api, database, task_id) == ""
+
+
+@plainly
+async def test_elsewhere_the_result_of_a_picture_says_nothing(api: Api, database: Database) -> None:
+    assert await request_info(api, database, await api.image_task(width=512, height=512, steps=100)) == ""
 
 
 async def test_pictures_may_have_expired_before_a_training_takes_them(api: Api, traces: Traces) -> None:

@@ -1,6 +1,8 @@
 """What published clients do otherwise than the reference says, byte for byte as they do it, over a real connection.
 
-The numbers are those of the paragraphs of the wire contract in which the habit was written down.
+The clients are the publisher's packages for Python (`novita-client`) and JavaScript (`novita-sdk`), a PHP application
+on Laravel (`novita-laravel`), the publisher's playground for faces, which is built on the Python client, and programs
+of nobody known that send requests by themselves.
 """
 
 import asyncio
@@ -125,7 +127,7 @@ def drawing(**changes: Any) -> dict[str, Any]:
 
 
 class TestAddresses:
-    """1.1 Base URL, paths."""
+    """Base addresses, paths and slashes."""
 
     @pytest.mark.parametrize("path", ["/v3/training/", "/v3/model/", "/v3/user/", "/training/", "/v3/training/?x=1"])
     async def test_a_trailing_slash_is_answered_and_not_redirected(self, wire: Wire, path: str) -> None:
@@ -135,7 +137,7 @@ class TestAddresses:
         created = await wire.post(PYTHON, "/v3/training/subject/", training(await wire.upload()))
         assert list(ok(created)) == ["task_id"]
 
-    async def test_5_3_paths_without_v3(self, wire: Wire) -> None:
+    async def test_the_php_client_leaves_v3_out_of_paths(self, wire: Wire) -> None:
         task_id = ok(await wire.post(PHP, "/training/subject", training(await wire.upload())))["task_id"]
         assert ok(await wire.get(PHP, f"/training/subject?task_id={task_id}"))["task_status"] == "QUEUING"
         drawn = ok(await wire.post(PHP, "/async/txt2img", drawing()))["task_id"]
@@ -168,7 +170,7 @@ class TestAddresses:
 
 
 class TestKeys:
-    """1.2 Authentication."""
+    """The key in its header, and calls without one."""
 
     @pytest.mark.parametrize(
         "line",
@@ -196,7 +198,7 @@ class TestKeys:
 
 
 class TestBodies:
-    """1.3 Bodies."""
+    """JSON, and what is called so or not."""
 
     @pytest.mark.parametrize(
         "lines",
@@ -216,7 +218,7 @@ class TestBodies:
         assert ok(await wire.get(PYTHON, "/v3/training"))["tasks"] == []
 
     async def test_a_get_with_a_body_is_answered_by_its_query(self, wire: Wire) -> None:
-        """3.7: the reference calls `task_id` a field of the body."""
+        """The reference calls `task_id` a field of the body."""
         task_id = ok(await wire.post(CURL, "/v3/training/subject", training(await wire.upload())))["task_id"]
         target = f"/v3/training/subject?task_id={task_id}"
         ask = partial(wire.client(PYTHON).get, target, "Content-Length: 16", body=b'{"task_id": "x"}')
@@ -272,7 +274,7 @@ class TestBodies:
 
 
 class TestUploads:
-    """3.1 and 3.2: addresses for pictures, and the pictures' bytes."""
+    """Addresses for pictures, and the pictures' bytes."""
 
     @pytest.mark.parametrize("extension", ["jpg", "JPG", ".jpeg", "jpeg", "png", "PNG", "webp"])
     async def test_raw_suffixes_of_file_names(self, wire: Wire, extension: str) -> None:
@@ -305,7 +307,7 @@ class TestUploads:
     async def test_ten_threads_upload_at_a_time(self, wire: Wire) -> None:
         assert len(set(await asyncio.gather(*(wire.upload() for _ in range(10))))) == 10
 
-    async def test_5_1_requests_share_a_connection(self, wire: Wire) -> None:
+    async def test_the_python_clients_requests_share_a_connection(self, wire: Wire) -> None:
         """Sessions of the Python client send one request after the other over one connection."""
         lines = [line.format(host=wire.host, key=wire.client(PYTHON).key) for line in PYTHON]
         reader, writer = await asyncio.open_connection(*wire.host.split(":"))
@@ -319,7 +321,7 @@ class TestUploads:
 
 
 class TestTrainings:
-    """3.3 to 3.10: trainings."""
+    """Trainings: created, asked for and listed."""
 
     async def test_the_python_clients_subject(self, wire: Wire) -> None:
         setting = {
@@ -341,12 +343,12 @@ class TestTrainings:
         body["expert_setting"] = dict.fromkeys(["instance_prompt", "class_prompt", "max_train_steps", "lora_r"])
         created = await wire.post(PYTHON, "/v3/training/style", body)
         assert [one.caption for one in (await wire.trained_with(created)).pictures] == ["a caption"]
-        # 3.7: it has no call for the status of a style, and asks for that of a subject.
+        # It has no call for the status of a style, and asks for that of a subject.
         status = ok(await wire.get(PYTHON, f"/v3/training/subject?task_id={ok(created)['task_id']}"))
         assert (status["model_type"], status["models"]) == ("lora", [])
         assert status["extra"] == {"eta_relative": 0, "progress_percent": 0}
 
-    async def test_5_5_settings_are_strings(self, wire: Wire) -> None:
+    async def test_a_django_application_writes_settings_as_strings(self, wire: Wire) -> None:
         setting = {
             "max_train_steps": "2000",
             "learning_rate": "0.0003",
@@ -358,7 +360,7 @@ class TestTrainings:
         assert (settings.max_train_steps, settings.learning_rate, settings.train_batch_size) == (2000, 3e-4, 2)
         assert settings.train_text_encoder
 
-    async def test_5_5_all_fifteen_settings_are_sent_most_of_them_null(self, wire: Wire) -> None:
+    async def test_a_fastapi_demo_sends_all_fifteen_settings_most_of_them_null(self, wire: Wire) -> None:
         setting: dict[str, Any] = {
             "train_batch_size": 2,
             "learning_rate": 0.0001,
@@ -371,7 +373,7 @@ class TestTrainings:
         spec = await wire.trained_with(await wire.post(PYTHON, "/v3/training/subject", body))
         assert (spec.settings.train_batch_size, spec.settings.lora_r) == (2, 16)
 
-    async def test_5_4_the_playgrounds_settings(self, wire: Wire) -> None:
+    async def test_the_playgrounds_settings(self, wire: Wire) -> None:
         ranks = dict.fromkeys(["lora_r", "lora_alpha", "lora_text_encoder_r", "lora_text_encoder_alpha"], 32)
         setting = {
             "learning_rate": 3e-4,
@@ -385,26 +387,26 @@ class TestTrainings:
         spec = await wire.trained_with(await wire.post(PYTHON, "/v3/training/subject", body))
         assert (spec.settings.seed, spec.settings.lora_text_encoder_alpha) == (2023, 32)
 
-    async def test_3_5_arguments_of_components_are_numbers(self, wire: Wire) -> None:
+    async def test_arguments_of_components_are_numbers(self, wire: Wire) -> None:
         resize = {"name": "resize", "args": [{"name": "width", "value": 256}, {"name": "height", "value": 256.0}]}
         body = training(await wire.upload(), components=[resize])
         spec = await wire.trained_with(await wire.post(PYTHON, "/v3/training/subject", body))
         assert (spec.preparation.width, spec.preparation.height) == (256, 256)
 
-    async def test_3_3_an_asset_id_that_is_a_number_is_read(self, wire: Wire) -> None:
+    async def test_an_asset_id_that_is_a_number_is_read(self, wire: Wire) -> None:
         """One generation of the reference has it so. There is none of that kind here, and the answer says which."""
         items = [{"assets_id": await wire.upload()}, {"assets_id": 100024}]
         refused = await wire.post(CURL, "/v3/training/subject", training("", image_dataset_items=items))
         assert (refused.status, refused.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
         assert refused.json()["message"].startswith("image_dataset_items[1].assets_id: no picture has been uploaded")
 
-    async def test_5_5_a_body_made_up_from_hearsay_is_told_what_is_missing(self, wire: Wire) -> None:
+    async def test_a_typescript_clients_body_made_up_from_hearsay_is_told_what_is_missing(self, wire: Wire) -> None:
         body = {"name": "cat", "instance_prompt": "ohwx cat", "dataset": {"images": [{"image_url": "https://x"}]}}
         refused = await wire.post(JAVASCRIPT, "/v3/training/subject", body)
         assert (refused.status, refused.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
         assert refused.json()["message"].startswith("base_model: is required")
 
-    async def test_3_10_the_list_without_a_limit_and_of_one_type(self, wire: Wire) -> None:
+    async def test_the_list_without_a_limit_and_of_one_type(self, wire: Wire) -> None:
         asset_id = await wire.upload()
         created = [
             ok(await wire.post(PYTHON, f"/v3/training/{kind}", training(asset_id)))["task_id"]
@@ -422,7 +424,7 @@ class TestTrainings:
 
 
 class TestModels:
-    """3.11 GET /v3/model."""
+    """GET /v3/model: filters and cursors."""
 
     @pytest.fixture(autouse=True)
     async def soft(self, wire: Wire, database: Database) -> None:
@@ -459,7 +461,7 @@ class TestModels:
         query = f"filter.is_nsfw={flag}&filter.is_sdxl={flag}&filter.is_inpainting={flag}"
         assert names(await wire.get(PHP, f"/v3/model?{query}")) == ["tiny", "soft"]
 
-    async def test_5_3_the_php_client_reads_a_cursor_until_it_is_empty(self, wire: Wire) -> None:
+    async def test_the_php_client_reads_a_cursor_until_it_is_empty(self, wire: Wire) -> None:
         cursor, seen = "c_0", []
         while cursor:
             page = await wire.get(PHP, f"/v3/model?filter.is_nsfw=0&pagination.limit=1&pagination.cursor={cursor}")
@@ -469,7 +471,7 @@ class TestModels:
 
 
 class TestPictures:
-    """3.12 to 3.14: drawing."""
+    """Pictures: asked for, and their results."""
 
     async def test_the_python_clients_picture_from_words(self, wire: Wire) -> None:
         unset = dict.fromkeys(["sd_vae", "seed", "negative_prompt", "embeddings", "refiner", "hires_fix", "clip_skip"])
@@ -501,7 +503,7 @@ class TestPictures:
 
 
 class TestErrors:
-    """1.4 and 1.5: what clients make of errors."""
+    """What clients make of errors."""
 
     @pytest.mark.parametrize(
         "send",
@@ -513,7 +515,7 @@ class TestErrors:
             pytest.param(lambda client: client.put("/uploads/a/b.png", b"x"), id="altered address"),
         ],
     )
-    async def test_5_2_the_javascript_client_reads_four_fields(
+    async def test_the_javascript_client_reads_four_fields(
         self, wire: Wire, send: Callable[[WireClient], Answer]
     ) -> None:
         answer = await asyncio.to_thread(send, wire.client(JAVASCRIPT))

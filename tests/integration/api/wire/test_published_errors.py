@@ -53,7 +53,7 @@ PUBLISHED = {
     "BILLING_FAILED": 500,
     "BILLING_AUTH_FAILED": 403,
 }
-"""The contract's table for the image family."""
+"""The published table of errors of the calls that draw."""
 SEEN = {"VALIDATOR", "ANONYMOUS_ACCESS_QUOTA_EXCEEDS"}
 """Not in the table; found in clients and answers."""
 

@@ -1,4 +1,4 @@
-"""What an image task waits for, and how many workers a model has cost."""
+"""What an image task waits for, how many workers a model has cost, and who has rejected it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,10 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Add `image_tasks.waits_for` and `models.lost_workers`; verdicts name no folder of the server any more."""
+    """Add `image_tasks.waits_for`, `models.lost_workers` and the table of rejections.
+
+    Verdicts name no folder of the server any more, but the kind of device.
+    """
     op.add_column(
         "image_tasks",
         sa.Column(
@@ -28,5 +31,22 @@ def upgrade() -> None:
             comment="those of `attempts`, the latest in a row, in which the worker was lost",
         ),
     )
-    # Rejected models are judged again by it, with the base's name in the place of its folder.
+    op.create_table(
+        "model_rejections",
+        sa.Column("model_id", sa.String(32), nullable=False),
+        sa.Column(
+            "judged_with",
+            sa.Text(),
+            nullable=False,
+            comment="worker, bounds and base; by these it is not judged again",
+        ),
+        sa.Column("tenant_id", sa.String(32), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name="fk_model_rejections_model_id_models", ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_model_rejections_tenant_id_tenants"),
+        sa.PrimaryKeyConstraint("model_id", "judged_with", name="pk_model_rejections"),
+    )
+    # Rejected models are judged again: nothing in the new table speaks against it.
     op.execute(sa.table("models", sa.column("judged_with")).update().values(judged_with=None))

@@ -1,4 +1,4 @@
-"""`python -m maquette.testing.failing_trainer RUN_DIR`: the trainer of a sandbox, which breaks down where asked.
+"""`python -m maquette.rehearsal.trainer RUN_DIR`: the trainer of a sandbox, which breaks down where asked.
 
 What is asked stands in the name of the task (`core.rehearsal`). A task that asks for nothing is trained as ever.
 """
@@ -20,7 +20,7 @@ def train(attempt: Attempt) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if asked in set(Breakdown):
         # By name: torch takes seconds to import, and a failing import is a failure to report.
-        importlib.import_module("maquette.testing.breakdowns").train(attempt, Breakdown(asked))
+        importlib.import_module("maquette.rehearsal.breakdowns").train(attempt, Breakdown(asked))
     else:
         run(attempt)
 
