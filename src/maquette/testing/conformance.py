@@ -15,26 +15,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from maquette.bases.folder import inspect_base
 from maquette.core.drawing import DrawRequest
+from maquette.core.progress import MemoryTaken, Planned, Resumed
 from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout, check_lora_keys
 from maquette.families.base import Adapters, Family, Objective, Part, Pipeline, load_family
 from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import fused
+from maquette.families.memory import measure_sizes
 from maquette.families.registry import FAMILIES, layouts, load_spec
 from maquette.testing.factories import training_spec
-from maquette.testing.runs import make_run, read_spec
+from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_bases import TINY_BASES, TinyBase
 from maquette.trainer.attempt import Attempt
+from maquette.trainer.cache import EncodedExamples
+from maquette.trainer.data import Example
 from maquette.trainer.loop import run
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
+from maquette.trainer.tensor_store import TensorStore
 from maquette.trainer.tensors import read_tensors, write_tensors
 
 CPU = torch.device("cpu")
@@ -58,6 +63,7 @@ OURS = "ours"
 """What diffusers calls our LoRA."""
 OK, FAILED, NONE = "ok", "FAILED", "-"
 """Cells of the table; the last where there is nothing to check."""
+CACHE_BYTES = 1 << 24
 LEARNED = 0.9
 """Share of an untrained LoRA's loss below which one picture has been learned."""
 
@@ -124,6 +130,13 @@ class Subject:
         return self.exported(1)
 
     @cached_property
+    def trained(self) -> RunDirectory:
+        """A run of two steps, done."""
+        directory = make_run(self.root / "two", self.base, max_train_steps=2, train_text_encoder=True)
+        self.train(directory)
+        return directory
+
+    @cached_property
     def losses(self) -> list[float]:
         """Of a LoRA that learns one picture."""
         pipeline, adapters = self.attached()
@@ -174,15 +187,58 @@ def loads_one_file(subject: Subject) -> None:
 
 def trains_two_steps(subject: Subject) -> None:
     """The trainer's own loop ends in a whole, finite LoRA that has learned something."""
-    directory = make_run(subject.root / "two", subject.base, max_train_steps=2, train_text_encoder=True)
-    subject.train(directory)
-    tensors = read_tensors(directory.output / LORA_FILES[LoraLayout.DIFFUSERS])
+    output = subject.trained.output
+    tensors = read_tensors(output / LORA_FILES[LoraLayout.DIFFUSERS])
     check_lora_keys(tensors)
     expect(all(tensor.isfinite().all() for tensor in tensors.values()), "a weight is not finite")
     moved = [name for name, tensor in tensors.items() if ".lora_B." in name and tensor.any()]
     expect(len(moved) > 0, "no weight has moved")
-    kohya = _adapters(subject).read(str(directory.output / LORA_FILES[LoraLayout.KOHYA]))
+    kohya = _adapters(subject).read(str(output / LORA_FILES[LoraLayout.KOHYA]))
     expect(2 * len(kohya.layers) == len(tensors), "kohya's layout has other layers")
+
+
+def plans_its_memory(subject: Subject) -> None:
+    """Its memory model finds every part of a base, a run tells its plan, and a leaner one ends with the same bytes."""
+    sizes = measure_sizes(subject.base, load_spec(subject.name).memory)
+    pipeline = subject.load()
+    for part, found in zip((Part.DENOISER, Part.TEXT_ENCODERS, Part.AUTOENCODER), astuple(sizes), strict=True):
+        loaded = sum(weight.numel() for module in pipeline.modules[part] for weight in module.parameters())
+        expect(found == loaded, f"its memory model finds {found} parameters of its {part}, and {loaded} are loaded")
+    told = {type(message): message for message in read_messages(subject.trained)}
+    expect(told.keys() >= {Planned, MemoryTaken}, "the run does not tell its plan, or what it took")
+
+    lean = make_run(subject.root / "lean", subject.base, max_train_steps=2, train_text_encoder=True)
+    change_spec(lean, leaner=1)
+    weights = (subject.trained.output / LORA_FILES[LoraLayout.DIFFUSERS]).read_bytes()
+    expect(subject.train(lean) == weights, "with activations computed twice the LoRA has other bytes")
+    plan = next(message for message in read_messages(lean) if isinstance(message, Planned))
+    expect(plan.gradient_checkpointing, "the leaner run keeps activations")
+
+
+def keeps_what_it_encoded(subject: Subject) -> None:
+    """What became of a picture and a prompt is not encoded again, and comes back as it was."""
+    pipeline, store = subject.load(), TensorStore(subject.root / "cache", CACHE_BYTES, subject.name)
+    picture = Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB")
+    example = Example(lambda: picture, (REQUEST.prompt,), owner="picture", name="whole")
+    needed: list[Part] = []
+    first, second = (
+        EncodedExamples.encode(
+            pipeline,
+            [example],
+            train_text_encoder=False,
+            between=lambda: None,
+            store=store,
+            bring=lambda *parts: needed.extend(parts),
+        )
+        for _ in range(2)
+    )
+    expect(needed == [Part.AUTOENCODER, Part.TEXT_ENCODERS], f"encoding twice needs {', '.join(needed)}")
+    (latents, told), (latents_again, told_again) = (
+        next(examples.batches([0], torch.Generator().manual_seed(4), CPU)) for examples in (first, second)
+    )
+    expect(torch.equal(latents, latents_again), "latents come back changed")
+    expect(told.keys() == told_again.keys(), "what the denoiser is told comes back under other names")
+    expect(all(torch.equal(told[name], told_again[name]) for name in told), "prompts come back changed")
 
 
 def learns_a_picture(subject: Subject) -> None:
@@ -208,7 +264,7 @@ def overfit(pipeline: Pipeline, adapters: Adapters, objective: Objective) -> lis
 
 
 def resumes_bit_for_bit(subject: Subject) -> None:
-    """A run that goes on from a checkpoint ends with the bytes of one that was never interrupted."""
+    """A run that goes on from a checkpoint proves it, and ends with the bytes of one that was never interrupted."""
     settings = {"max_train_steps": 4, "train_text_encoder": True}
     straight = make_run(subject.root / "straight", subject.base, checkpoint_every=2, **settings)
     whole = subject.train(straight)
@@ -219,6 +275,8 @@ def resumes_bit_for_bit(subject: Subject) -> None:
     resumed.manifest.unlink()
     resumed.create()
     expect(subject.train(resumed) == whole, "the resumed run's LoRA has other bytes")
+    verified = [message.step for message in read_messages(resumed) if isinstance(message, Resumed) and message.verified]
+    expect(verified == [2], "the loss at fixed timesteps and noise is not as it was when the checkpoint was taken")
 
 
 def reads_back_diffusers_layout(subject: Subject) -> None:
@@ -288,6 +346,8 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     "folder": loads_a_folder,
     "single file": loads_one_file,
     "two steps": trains_two_steps,
+    "plan": plans_its_memory,
+    "cache": keeps_what_it_encoded,
     "overfit": learns_a_picture,
     "resume": resumes_bit_for_bit,
     "diffusers layout": reads_back_diffusers_layout,

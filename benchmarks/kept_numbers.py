@@ -1,0 +1,208 @@
+"""How many numbers does training keep for the backward pass, for each pixel? What families' memory models say.
+
+    python benchmarks/kept_numbers.py
+
+Nothing is computed: published shapes run on torch's meta device, with a LoRA of rank 1 where the family puts it, and
+what autograd saves is counted, weights left out and attention fused as on a GPU. A device takes more than that, for
+copies in other precisions and for what lives during one operation only. How much more is taken from Stable Diffusion
+1.5, whose use an H200 has shown (results/train_loop_sd15_sd15_cuda.json): the others' counts are scaled alike.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from peft import LoraConfig
+
+from maquette.families.flux1.adapters import TRANSFORMER_TARGETS
+from maquette.families.registry import load_spec
+from maquette.families.sd15.adapters import UNET_TARGETS as SD15_TARGETS
+from maquette.families.sdxl.adapters import UNET_TARGETS as SDXL_TARGETS
+
+META = torch.device("meta")
+SIDES = (512, 1024)
+RECOMPUTED = ("ResnetBlock2D", "BasicTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
+"""Modules whose insides are computed again with gradient checkpointing."""
+NUMBER = 2
+"""Bytes of a number in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Numbers a pixel: of a whole pass, and of one with gradient checkpointing, its largest module's insides added."""
+
+    activations: float
+    recomputed: float
+
+
+class Fused(torch.autograd.Function):
+    """What a fused attention keeps: queries, keys, values, its answer, and a number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Answer something of the right shape."""
+        answer = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, answer, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+def main() -> int:
+    """Print counts, and what they come to."""
+    diffusers.utils.logging.set_verbosity_error()
+    found = {name: {side: count(build, call, side) for side in SIDES} for name, (build, call) in FAMILIES.items()}
+    known, counted = load_spec("sd15").memory, found["sd15"][512]
+    shares = known.activations / counted.activations, known.recomputed / counted.recomputed
+    print(f"scaled by {shares[0]:.2f}, and with gradient checkpointing by {shares[1]:.2f}")
+    for name, sides in found.items():
+        for side, kept in sides.items():
+            whole, recomputed = kept.activations * shares[0], kept.recomputed * shares[1]
+            print(
+                f"{name} at {side}: {kept.activations:.0f} counted, {whole:.0f} scaled; "
+                f"with gradient checkpointing {kept.recomputed:.0f} and {recomputed:.0f}"
+            )
+    return 0
+
+
+def count(build: Callable[[], Any], call: Callable[[Any, int], Any], side: int) -> Kept:
+    """Count for one picture of this side."""
+    model = build().to(torch.bfloat16).train()
+    pixels = side * side
+    largest = 0.0
+    with saving(model) as numbers, patch("torch.nn.functional.scaled_dot_product_attention", fused):
+        begun: dict[torch.nn.Module, float] = {}
+
+        def begin(module: torch.nn.Module, _inputs: Any) -> None:
+            begun[module] = numbers()
+
+        def end(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+            nonlocal largest
+            largest = max(largest, numbers() - begun[module])
+
+        for module in model.modules():
+            if type(module).__name__ in RECOMPUTED:
+                module.register_forward_pre_hook(begin)
+                module.register_forward_hook(end)
+        call(model, side)
+        whole = numbers()
+    model.enable_gradient_checkpointing()
+    with saving(model) as numbers:
+        call(model, side)
+        inputs = numbers()
+    return Kept(whole / pixels, (inputs + largest) / pixels)
+
+
+@contextmanager
+def saving(model: torch.nn.Module) -> Iterator[Callable[[], float]]:
+    """Count the numbers that autograd saves within the block, the model's own weights left out."""
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(storage.nbytes() for storage in seen.values()) / NUMBER
+
+
+def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_options: Any) -> torch.Tensor:
+    """In place of the attention that writes all its weights down."""
+    return Fused.apply(query, key, value)
+
+
+# ------------------------------------------------------------------------------------------------------------ shapes
+
+
+def with_lora(kind: Any, targets: Sequence[str], config: Mapping[str, Any]) -> Any:
+    """A model without weights, and a LoRA of rank 1 on it."""
+    with META:
+        model = kind(**config).requires_grad_(False)
+    model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(targets)))
+    return model
+
+
+def sd15() -> Any:
+    """Stable Diffusion 1.5's UNet."""
+    return with_lora(
+        UNet2DConditionModel, SD15_TARGETS, {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+    )
+
+
+def sdxl() -> Any:
+    """Stable Diffusion XL 1.0's UNet."""
+    return with_lora(
+        UNet2DConditionModel,
+        SDXL_TARGETS,
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    )
+
+
+def flux1() -> Any:
+    """FLUX.1 [dev]'s transformer."""
+    return with_lora(FluxTransformer2DModel, TRANSFORMER_TARGETS, {"guidance_embeds": True})
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor without values."""
+    return torch.zeros(shape, device=META, dtype=dtype)
+
+
+def call_sd15(unet: Any, side: int) -> Any:
+    """One prompt of 77 tokens."""
+    return unet(zeros(1, 4, side // 8, side // 8), zeros(1), zeros(1, 77, 768)).sample
+
+
+def call_sdxl(unet: Any, side: int) -> Any:
+    """One prompt of 77 tokens, and a picture's size."""
+    told = {"text_embeds": zeros(1, 1280), "time_ids": zeros(1, 6)}
+    return unet(zeros(1, 4, side // 8, side // 8), zeros(1), zeros(1, 77, 2048), added_cond_kwargs=told).sample
+
+
+def call_flux1(transformer: Any, side: int) -> Any:
+    """One prompt of 512 tokens."""
+    patches = (side // 16) ** 2
+    return transformer(
+        hidden_states=zeros(1, patches, 64),
+        timestep=zeros(1),
+        guidance=zeros(1),
+        pooled_projections=zeros(1, 768),
+        encoder_hidden_states=zeros(1, 512, 4096),
+        txt_ids=zeros(512, 3),
+        img_ids=zeros(patches, 3),
+    ).sample
+
+
+FAMILIES: Mapping[str, tuple[Callable[[], Any], Callable[[Any, int], Any]]] = {
+    "sd15": (sd15, call_sd15),
+    "sdxl": (sdxl, call_sdxl),
+    "flux1": (flux1, call_flux1),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
