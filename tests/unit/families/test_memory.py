@@ -1,6 +1,7 @@
 """Plans for runs of Stable Diffusion 1.5 in its real size, without a byte of it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ BFLOAT16, FLOAT32 = 2, 4
 PLENTY = 1 << 40
 
 
-def layout(*, on_host: bool = False, sizes: Sizes = PUBLISHED, side: int = 512, **settings: object) -> Layout:
+def layout(*, on_host: bool = False, sizes: Sizes = PUBLISHED, side: int = 512, **settings: Any) -> Layout:
     spec = training_spec()
     spec = replace(
         spec,
@@ -74,7 +75,7 @@ def test_a_run_that_ran_out_of_memory_is_planned_leaner() -> None:
     "setting",
     [{"lora_r": 64}, {"train_text_encoder": True}, {"train_batch_size": 2}, {"optimizer": Optimizer.PRODIGY}],
 )
-def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, object]) -> None:
+def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, Any]) -> None:
     assert choose(layout(**setting), PLENTY).needed > choose(layout(), PLENTY).needed
 
 
