@@ -38,7 +38,7 @@ from maquette.pictures.sniff import Sniffer
 from maquette.server import sandbox
 from maquette.server.bases import service as bases
 from maquette.server.bases.service import Base
-from maquette.server.images import copies, queue
+from maquette.server.images import copies, pace, queue
 from maquette.server.models import service as models
 from maquette.server.settings import Settings
 from maquette.server.webhooks import service as webhooks
