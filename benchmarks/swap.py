@@ -30,8 +30,8 @@ from diffusers import StableDiffusionPipeline
 from machine import machine
 from maquette.core.drawing import DrawRequest
 from maquette.families.lora import LoadedLora, shapes
-from maquette.families.sd15.adapters import Sd15Adapters
 from maquette.families.lora_file import METADATA
+from maquette.families.sd15.adapters import Sd15Adapters
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.inference.adapters import LoraStore
 from maquette.testing.tiny_family import build_tiny_base
