@@ -106,8 +106,9 @@ class Subject:
 
     def attached(self, settings: TrainingSettings = SETTINGS) -> tuple[Pipeline, Adapters]:
         """The base with an untrained LoRA."""
-        torch.manual_seed(1)
         pipeline = self.load()
+        # After loading: the tiny base is built when it is asked for first, and that draws numbers too.
+        torch.manual_seed(1)
         adapters = self.family.adapters(pipeline)
         adapters.attach(settings)
         return pipeline, adapters
