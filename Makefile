@@ -9,7 +9,7 @@ CLIENTS := .venv.clients
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-train bench-side-by-side families constraints clean
+.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-train bench-kept bench-side-by-side families constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-parity: install  ## ten models: drawn over the API as their trainers drew,
 
 bench-train: install  ## how fast the trainer trains, beside the plain loop of diffusers and accelerate
 	$(BIN)/python benchmarks/train_loop.py
+
+bench-kept: install  ## how many numbers a step keeps for its backward pass, as the memory models of the families say
+	$(BIN)/python benchmarks/kept_numbers.py
 
 bench-side-by-side: install  ## how much longer does a picture take while a training runs?
 	$(BIN)/python benchmarks/side_by_side.py

@@ -9,7 +9,7 @@ copies in other precisions and for what lives during one operation only. How muc
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +103,7 @@ def count(build: Callable[[], Any], call: Callable[[Any, int], Any], side: int) 
 
 
 @contextmanager
-def saving(model: torch.nn.Module) -> Iterator[Callable[[], float]]:
+def saving(model: torch.nn.Module) -> Generator[Callable[[], float]]:
     """Count the numbers that autograd saves within the block, the model's own weights left out."""
     own = {weight.untyped_storage()._cdata for weight in model.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}

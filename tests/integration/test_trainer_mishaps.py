@@ -330,7 +330,7 @@ def fixed_losses(
     """The denoiser's answer to nothing but the prompts, one loss a row."""
     still = torch.zeros_like(latents)
     timesteps = torch.full(latents.shape[:1], 500)
-    said = self.unet(still, timesteps, conditioning["prompt_embeds"], return_dict=False)[0]
+    said = self.pipeline.predict(still, timesteps, conditioning)
     return said.square().mean(dim=(1, 2, 3))
 
 

@@ -144,7 +144,7 @@ async def test_every_field_reaches_the_spec(api: Api, database: Database) -> Non
     ("changes", "words"),
     [
         ({"model_name": "nosuch"}, "request.model_name: unknown base model 'nosuch'"),
-        ({"model_name": "xl"}, "request.model_name: 'xl' is of the family sdxl"),
+        ({"model_name": "sd3"}, "request.model_name: 'sd3' is of the family sd3"),
         ({"sd_vae": "nosuch"}, "request.sd_vae: unknown VAE 'nosuch'"),
         ({"sd_vae": "tiny"}, "request.sd_vae: 'tiny' is registered as base model"),
         ({"embeddings": [{"model_name": "nosuch"}]}, "request.embeddings[0].model_name: unknown embedding 'nosuch'"),
@@ -159,7 +159,7 @@ async def test_every_field_reaches_the_spec(api: Api, database: Database) -> Non
 async def test_names_that_mean_nothing_are_refused(
     api: Api, database: Database, traces: Traces, changes: dict[str, Any], words: str
 ) -> None:
-    await register(database, "xl", "checkpoint", "sdxl")
+    await register(database, "sd3", "checkpoint", "sd3")
     await register(database, "charm", "embedding")
     before = await traces.count()
     response = await api.draw(**changes)

@@ -160,7 +160,7 @@ async def test_what_can_not_be_read_is_refused(api: Api, query: str, words: str)
 async def test_what_can_not_be_used_has_status_0(api: Api, database: Database) -> None:
     rejected = await add_model(database, "bad")
     await add_model(database, "good")
-    await add_base(database, "xl", family="sdxl")
+    await add_base(database, "sd3", family="sd3")
     await add_base(database, "refiner", kind="refiner")
     await add_base(database, "vae", kind="vae")
     await reject(database, rejected)
@@ -168,7 +168,7 @@ async def test_what_can_not_be_used_has_status_0(api: Api, database: Database) -
         "good": 1,
         "bad": 0,
         "tiny": 1,
-        "xl": 0,
+        "sd3": 0,
         "refiner": 0,
         "vae": 1,
     }
