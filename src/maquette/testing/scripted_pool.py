@@ -185,15 +185,17 @@ class ScriptedPool(Pool):
             task.exception()
 
     async def _draw(self, job: DrawJob, heard: Heard) -> bytes:
+        arrival = next(self._numbers)
         await self._fetch(job.loras)
-        async with self._worker(job.base, job.loras):
+        async with self._worker(arrival, job.base, job.loras):
             await self._step(job.request, self._turn(job.request), heard)
             return flat_picture(job.base, job.request, job.loras, job.format)
 
     async def _compare(self, job: CompareJob) -> Comparison:
+        arrival = next(self._numbers)
         await self._storage.get(job.sample_key)
         await self._fetch((job.lora,))
-        async with self._worker(job.base, (job.lora,)):
+        async with self._worker(arrival, job.base, (job.lora,)):
             turn = self._turn(job.request)
             await self._step(job.request, turn, _unheard)
             return turn.comparison
@@ -204,10 +206,10 @@ class ScriptedPool(Pool):
                 raise JobRefused(Refusal.BROKEN_LORA, f"the object {lora.key} is not the LoRA that was recorded")
 
     @asynccontextmanager
-    async def _worker(self, base: BaseUse, loras: Sequence[StoredLora]) -> AsyncGenerator[None]:
-        """A worker for a job, when it is its turn; it holds afterwards what the job needs."""
+    async def _worker(self, arrival: int, base: BaseUse, loras: Sequence[StoredLora]) -> AsyncGenerator[None]:
+        """A worker for the job that came as number `arrival`, when it is its turn; it holds then what the job needs."""
         files = tuple(lora.sha256 for lora in loras)
-        job = Waiting(number=next(self._numbers), base=base, loras=files, since=time.monotonic())
+        job = Waiting(number=arrival, base=base, loras=files, since=time.monotonic())
         begun = self._queue[job] = asyncio.get_running_loop().create_future()
         self._match()
         try:
