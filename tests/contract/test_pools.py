@@ -305,7 +305,10 @@ async def test_what_is_loaded_is_drawn_with_first(bench: Bench) -> None:
         "other base too": replace(drawing(loras=(lora,)), base=OTHER),
         "same": drawing(loras=(lora,)),
     }
-    assert await order_of(bench, jobs) == ["same", "other lora", "other base", "other base too"]
+    *first, third, last = await order_of(bench, jobs)
+    assert first == ["same", "other lora"]
+    # Both are as far away; files of the one may have arrived before those of the other.
+    assert {third, last} == {"other base", "other base too"}
 
 
 async def test_overdue_job_is_passed_by_fewer_than_its_slice(impatient: Bench) -> None:
