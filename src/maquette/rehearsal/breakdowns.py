@@ -30,7 +30,7 @@ ENDLESS_SIDE = 1 << 30
 """Pixels; the latents of such a picture take more than there is."""
 TOO_FAST = 1e38
 """A learning rate after whose first step nothing is finite."""
-TOO_SLOW = 1e-12
+TOO_SLOW = 0.0
 """A learning rate at which nothing is learned."""
 
 # --------------------------------------------------------------------------------------------------------- training
