@@ -234,7 +234,7 @@ class TestBodies:
         assert (spec.guidance_scale, spec.seed) == (3.5, 39)
 
     async def test_fields_that_nobody_documented(self, wire: Wire) -> None:
-        body = training(await wire.upload(), user="me", expert_setting={"lora_r": 8, "optimizer": "lion"})
+        body = training(await wire.upload(), user="me", expert_setting={"lora_r": 8, "resolution": "high"})
         spec = await wire.trained_with(await wire.post(PYTHON, "/v3/training/subject", body))
         assert spec.settings.lora_r == 8
 
