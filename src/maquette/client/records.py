@@ -1,15 +1,23 @@
 """What the server answers, as far as programs need it. Fields a client doesn't know are ignored."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from msgspec import UNSET, Struct, UnsetType
 
 from maquette.core.lifecycle import ImageStatus, ModelStatus, TaskStatus, Verdict
 
 
-class Status(StrEnum):
-    """Status of a task, as published. UNKNOWN stands for any that this client does not know."""
+class PublishedStatus(StrEnum):
+    """A status as published; its UNKNOWN stands for any that this client does not know."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:  # noqa: ARG003
+        return cls("UNKNOWN")
+
+
+class Status(PublishedStatus):
+    """Status of a task."""
 
     QUEUING = TaskStatus.QUEUING
     TRAINING = TaskStatus.TRAINING
@@ -18,26 +26,18 @@ class Status(StrEnum):
     CANCELED = TaskStatus.CANCELED
     UNKNOWN = "UNKNOWN"
 
-    @classmethod
-    def _missing_(cls, value: object) -> "Status":  # noqa: ARG003
-        return cls.UNKNOWN
-
 
 ENDED = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
 
 
-class DrawingStatus(StrEnum):
-    """Status of an image task, as published. UNKNOWN stands for any that this client does not know."""
+class DrawingStatus(PublishedStatus):
+    """Status of an image task."""
 
     QUEUED = ImageStatus.QUEUED
     PROCESSING = ImageStatus.PROCESSING
     SUCCEED = ImageStatus.SUCCEED
     FAILED = ImageStatus.FAILED
     UNKNOWN = "UNKNOWN"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "DrawingStatus":  # noqa: ARG003
-        return cls.UNKNOWN
 
 
 class Asset(Struct, frozen=True):
