@@ -8,14 +8,12 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import select
 
-from maquette.core.ids import new_task_id
-from maquette.core.image_specs import CopyTarget, ImageKind
+from maquette.core.image_specs import CopyTarget
 from maquette.core.lifecycle import ImageStatus, Reason
 from maquette.core.picture_format import PictureFormat
-from maquette.db.move import create_image_task
 from maquette.db.tables import image_tasks
 from maquette.server.images import queue
-from maquette.testing.factories import image_spec, training_spec
+from maquette.testing.factories import image_spec, make_image_task, training_spec
 from maquette.testing.loops import PATIENCE, Service
 from maquette.testing.s3 import S3Server, s3_server
 from maquette.testing.scripted_pool import Turn
@@ -42,19 +40,8 @@ async def ask(service: Service, target: CopyTarget, prompt: str = "a cat") -> st
     """Queue a task of two WebP pictures; answer its id."""
     base = training_spec().base
     spec = replace(image_spec(), base=base, prompt=prompt, format=PictureFormat.WEBP, copy_to=target)
-    task_id = new_task_id()
     async with service.database.write() as conn:
-        await create_image_task(
-            conn,
-            tenant_id=service.tenant_id,
-            image_task_id=task_id,
-            kind=ImageKind.TEXT,
-            spec=spec,
-            original_key=None,
-            webhook_url=None,
-            public_url="http://maquette.test",
-        )
-    return task_id
+        return await make_image_task(conn, service.tenant_id, spec=spec)
 
 
 async def ended(service: Service, task_id: str) -> Any:

@@ -13,10 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.drawing import Difference, Refusal
 from maquette.core.ids import new_task_id, sha256_hex
-from maquette.core.image_specs import ImageKind, ImageSpec, LoraRef
+from maquette.core.image_specs import ImageSpec, LoraRef
 from maquette.core.lifecycle import ImageStatus, Reason, Verdict
 from maquette.core.specs import BaseRef
-from maquette.db.move import create_image_task
 from maquette.db.tables import image_tasks
 from maquette.server.images import queue
 from maquette.server.images import service as images
@@ -26,7 +25,7 @@ from maquette.server.loops import image_sweep, reap
 from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
 from maquette.server.signing import Signer
 from maquette.serving.base import DEVICE, CompareJob, DrawJob, Heard, WorkerLost
-from maquette.testing.factories import image_spec, training_spec
+from maquette.testing.factories import image_spec, make_image_task, training_spec
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
 from maquette.testing.scripted_pool import PASSING, ScriptedPool, Turn
 
@@ -41,19 +40,8 @@ def spec_of(prompt: str, **changes: Any) -> ImageSpec:
 
 async def ask(service: Service, spec: ImageSpec, original_key: str | None = None) -> str:
     """Queue an image task; answer its id."""
-    task_id = new_task_id()
     async with service.database.write() as conn:
-        await create_image_task(
-            conn,
-            tenant_id=service.tenant_id,
-            image_task_id=task_id,
-            kind=ImageKind.TEXT,
-            spec=spec,
-            original_key=original_key,
-            webhook_url=None,
-            public_url="http://maquette.test",
-        )
-    return task_id
+        return await make_image_task(conn, service.tenant_id, spec=spec, original_key=original_key)
 
 
 async def row(service: Service, task_id: str) -> Any:

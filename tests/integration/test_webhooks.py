@@ -29,7 +29,7 @@ from maquette.server.webhooks import queue
 from maquette.server.webhooks.lookups import OF_ONE_TENANT
 from maquette.server.webhooks.outbound import Outbound, OutboundFailed, OutboundRefused
 from maquette.server.webhooks.reach import Reach, read_networks
-from maquette.testing.factories import make_image_task, make_tenant
+from maquette.testing.factories import image_spec, make_image_task, make_tenant
 from maquette.testing.loops import PATIENCE, SETTINGS, Service
 
 LOOPBACK = "127.0.0.0/8,::1"
@@ -193,7 +193,11 @@ async def test_a_sandbox_tells_late_where_the_prompt_asks_for_that(
     async with service.database.write() as conn:
         url = f"http://127.0.0.1:{receiver.port}/done"
         task_id = await make_image_task(
-            conn, service.tenant_id, status=ImageStatus.SUCCEED, webhook_url=url, prompt="sandbox: slow-webhook"
+            conn,
+            service.tenant_id,
+            status=ImageStatus.SUCCEED,
+            webhook_url=url,
+            spec=image_spec("sandbox: slow-webhook"),
         )
     await service.start(settings=replace(TELLING, sandbox=sandbox))
     if sandbox:

@@ -165,17 +165,20 @@ async def make_image_task(
     *,
     status: ImageStatus = ImageStatus.QUEUED,
     webhook_url: str | None = None,
-    prompt: str = "a cat",
+    spec: ImageSpec | None = None,
+    original_key: str | None = None,
 ) -> str:
-    """Create an image task and move it to `status` (the row alone, no objects); answer its id."""
+    """Create an image task, of `image_spec` unless told otherwise, and move it to `status` (the row alone, no
+    objects); answer its id.
+    """
     task_id = new_task_id()
     await create_image_task(
         conn,
         tenant_id=tenant_id,
         image_task_id=task_id,
         kind=ImageKind.TEXT,
-        spec=image_spec(prompt),
-        original_key=None,
+        spec=spec or image_spec(),
+        original_key=original_key,
         webhook_url=webhook_url,
         public_url="http://maquette.test",
     )
