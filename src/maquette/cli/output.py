@@ -5,10 +5,10 @@ with a `Text`.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -17,12 +17,15 @@ from rich.text import Text
 
 from maquette.client.client import Client
 from maquette.client.records import Model, Status
+from maquette.core.weights import LoraLayout
 
 out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 err = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 Url = Annotated[str, typer.Option(envvar="MAQUETTE_URL", help="The server's address.")]
 ApiKey = Annotated[str, typer.Option(envvar="MAQUETTE_API_KEY", help="Your API key.", show_envvar=True)]
+Output = Annotated[Path, typer.Option(help="Folder for the LoRA file.")]
+Layout = Annotated[LoraLayout, typer.Option(help="Of the LoRA file; kohya's is for ComfyUI and the web interfaces.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DataDir = Annotated[Path, typer.Option(envvar="MAQUETTE_DATA_DIR", help="Where the server keeps everything.")]
 
@@ -55,6 +58,14 @@ def connect(url: str, api_key: str) -> Client:
 def print_json(value: object) -> None:
     """Print a value as indented JSON, and nothing else, on stdout."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_result(words: str, record: Mapping[str, Any] | None) -> None:
+    """Print what came out: the record where JSON is asked for, else one line."""
+    if record is None:
+        out.print(words)
+    else:
+        print_json(record)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:

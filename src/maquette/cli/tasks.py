@@ -1,6 +1,7 @@
 """Commands that look at tasks, or stop one."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,18 +12,23 @@ from maquette.cli.output import (
     DEFAULT_URL,
     ApiKey,
     Json,
+    Layout,
+    Output,
     Url,
     connect,
     instant,
     model_names,
     out,
     print_json,
+    print_result,
     print_rows,
     print_table,
     status,
 )
 from maquette.client.records import Status
+from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.specs import TaskType
+from maquette.core.weights import LoraLayout
 
 TaskId = Annotated[str, typer.Argument(help="A task's id, as `maquette list` shows it.")]
 
@@ -87,6 +93,25 @@ def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: 
     if not json:
         out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {task.message}"))
     raise typer.Exit(0 if task.task_status is Status.SUCCESS else 1)
+
+
+def download(
+    task_id: TaskId,
+    output: Output = Path(),
+    layout: Layout = LoraLayout.DIFFUSERS,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+) -> None:
+    """Save the LoRA of a task that has succeeded, under its published name."""
+    output.mkdir(parents=True, exist_ok=True)
+    with connect(url, api_key) as client:
+        task = client.task(task_id)
+        if not task.models:
+            raise MaquetteError(ErrorReason.CONFLICT, f"the task is {task.task_status} and has no LoRA")
+        target = output / task.models[0].model_name
+        client.save_weights(task_id, target, layout=layout)
+    print_result(str(target), {"file": str(target)} if json else None)
 
 
 def cancel(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:

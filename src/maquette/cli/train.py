@@ -1,6 +1,5 @@
 """`maquette train`: a folder of pictures becomes a LoRA file."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -11,13 +10,26 @@ from msgspec.structs import replace
 
 from maquette.cli.follow import follow_with_bar, progress_bar
 from maquette.cli.options import given, with_options
-from maquette.cli.output import DEFAULT_URL, ApiKey, Json, Url, connect, err, fail, out, print_json
+from maquette.cli.output import (
+    DEFAULT_URL,
+    ApiKey,
+    Json,
+    Layout,
+    Output,
+    Url,
+    connect,
+    err,
+    fail,
+    print_json,
+    print_result,
+)
 from maquette.client.client import Client
 from maquette.client.records import Status
 from maquette.core.errors import InvalidRequest, about_file
 from maquette.core.picture_format import SUFFIXES
 from maquette.core.requirements import check
 from maquette.core.specs import MAX_PICTURES, DatasetItem, ExpertSetting, Side, TaskType, TrainingRequest
+from maquette.core.weights import LoraLayout
 
 _, SIDE = get_args(Side)
 Pixels = Annotated[int, typer.Option(min=SIDE.ge, max=SIDE.le, help=SIDE.description)]
@@ -34,7 +46,8 @@ def train(
     task_type: Annotated[TaskType, typer.Option("--type", help="What the pictures have in common.")] = TaskType.SUBJECT,
     width: Pixels = 512,
     height: Pixels = 512,
-    output: Annotated[Path, typer.Option(help="Folder for the LoRA file.")] = Path(),
+    output: Output = Path(),
+    layout: Layout = LoraLayout.DIFFUSERS,
     detach: Annotated[bool, typer.Option(help="Start the task, print its id, and don't wait.")] = False,
     json: Json = False,
     url: Url = DEFAULT_URL,
@@ -68,7 +81,7 @@ def train(
             expert_setting=request.expert_setting,
         )
         if detach:
-            _print_result(task_id, client.raw_task(task_id) if json else None)
+            print_result(task_id, client.raw_task(task_id) if json else None)
             return
         err.print(f"task {task_id}")
         task = follow_with_bar(client, task_id)
@@ -78,8 +91,8 @@ def train(
             fail(task.task_status, task.message)
             raise typer.Exit(1)
         target = output / task.models[0].model_name
-        client.save_weights(task_id, target)
-        _print_result(str(target), client.raw_task(task_id) | {"file": str(target)} if json else None)
+        client.save_weights(task_id, target, layout=layout)
+        print_result(str(target), client.raw_task(task_id) | {"file": str(target)} if json else None)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -133,11 +146,3 @@ def _caption(text: Path) -> str | msgspec.UnsetType:
         return msgspec.UNSET
     except UnicodeDecodeError:
         raise InvalidRequest("caption", "is not UTF-8 text") from None
-
-
-def _print_result(words: str, record: Mapping[str, Any] | None) -> None:
-    """Print what came out: the record where JSON is asked for, else one line."""
-    if record is None:
-        out.print(words)
-    else:
-        print_json(record)

@@ -32,6 +32,7 @@ from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
 from maquette.core.ids import is_task_id
 from maquette.core.image_specs import ImageExtra, ImageToImage, ImageToImageBody, TextToImage, TextToImageBody
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
+from maquette.core.weights import LoraLayout
 
 Record = TypeVar("Record")
 
@@ -194,13 +195,13 @@ class Client:
                 return
             time.sleep(interval)
 
-    def save_weights(self, task_id: str, target: Path) -> None:
+    def save_weights(self, task_id: str, target: Path, *, layout: LoraLayout = LoraLayout.DIFFUSERS) -> None:
         """Download a finished task's LoRA into a file that appears whole.
 
         Raises:
-            MaquetteError: the task has no model, or no answer.
+            MaquetteError: the task has no model, an earlier version trained it in another layout alone, or no answer.
         """
-        path = f"{_task_path(task_id)}/weights"
+        path = f"{_task_path(task_id)}/weights?layout={layout}"
         _checked(self._patience.call(self._url, lambda: _download(self._http, path, target), advice=CHECK_URL))
 
     def models(self, *, visibility: str = "", kind: str = "") -> Iterator[ListedModel]:

@@ -1,6 +1,7 @@
 """What `list`, `show`, `watch` and `cancel` print."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,6 +89,32 @@ def test_a_task_in_json_is_the_servers_own_object(run: Run, play: Play, command:
     play(lambda _: httpx.Response(200, json=detail()))
     ended = run(command, TASK_ID, "--json")
     assert (ended.code, json.loads(ended.out)) == (0, detail())
+
+
+def downloads(request: httpx.Request) -> httpx.Response:
+    if request.url.path.endswith("/weights"):
+        return httpx.Response(200, text=f"weights as {request.url.params['layout']}")
+    return httpx.Response(200, json=detail())
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_lora_is_saved_under_its_published_name(run: Run, play: Play, tmp_path: Path, layout: str) -> None:
+    play(downloads)
+    folder = tmp_path / "loras"
+    ended = run("download", TASK_ID, "--output", folder, "--layout", layout)
+    assert (ended.code, ended.out) == (0, f"{folder / MODEL}\n"), ended.err
+    assert (folder / MODEL).read_text() == f"weights as {layout}"
+    assert json.loads(run("download", TASK_ID, "--output", folder, "--json").out) == {"file": str(folder / MODEL)}
+    assert (folder / MODEL).read_text() == "weights as diffusers"
+
+
+def test_what_has_no_lora_is_not_downloaded(run: Run, play: Play, tmp_path: Path) -> None:
+    requests = play(lambda _: httpx.Response(200, json=detail(task_status="TRAINING", models=[])))
+    ended = run("download", TASK_ID, "--output", tmp_path)
+    assert (ended.code, ended.out) == (1, "")
+    assert "the task is TRAINING and has no LoRA" in ended.err
+    assert len(requests) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cancel_prints_the_status_it_led_to(run: Run, play: Play) -> None:

@@ -61,7 +61,7 @@ class Training:
                 self.body = json.loads(request.content)
                 return httpx.Response(200, json={"task_id": TASK_ID})
             case "GET", path if path.endswith("/weights"):
-                return httpx.Response(200, content=b"weights")
+                return httpx.Response(200, text=f"weights as {request.url.params['layout']}")
             case _:
                 return httpx.Response(200, json=detail(self.status))
 
@@ -74,12 +74,18 @@ def test_a_folder_becomes_a_file(run: Run, play: Play, folder: Path, tmp_path: P
     output = tmp_path / "[red]loras[/x]"
     ended = run("train", folder, *OPTIONS, "--output", output)
     assert (ended.code, ended.out) == (0, f"{output / MODEL}\n"), ended.err
-    assert (output / MODEL).read_bytes() == b"weights"
+    assert (output / MODEL).read_text() == "weights as diffusers"
     assert f"task {TASK_ID}\n" in ended.err
     assert server.body["image_dataset_items"] == [
         {"assets_id": "9b1f", "caption": "ein Bär"},
         {"assets_id": "9b1f"},
     ]
+
+
+def test_the_layout_is_asked_for(run: Run, play: Play, folder: Path, tmp_path: Path) -> None:
+    play(Training())
+    ended = run("train", folder, *OPTIONS, "--output", tmp_path, "--layout", "kohya")
+    assert (tmp_path / MODEL).read_text() == "weights as kohya", ended.err
 
 
 def test_the_captions_that_were_checked_are_sent(run: Run, play: Play, folder: Path) -> None:
@@ -135,6 +141,7 @@ def test_a_refused_picture_is_named(run: Run, play: Play, folder: Path) -> None:
         (("--lora-r", "3"), "--lora-r"),
         (("--instance-prompt", "x" * (MAX_CAPTION + 1)), "instance_prompt"),
         (("--name", ""), "name"),
+        (("--layout", "comfyui"), "--layout"),
         (("--output", "{folder}/a.png"), "a.png"),
     ],
 )

@@ -15,6 +15,7 @@ from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.image_specs import ImageExtra, ImageToImage, LoraChoice, TextToImage
 from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
+from maquette.core.weights import LoraLayout
 
 URL = "http://maquette.test"
 TASK_ID = "3c6f9d1e-1111-4222-8333-444455556666"
@@ -314,6 +315,13 @@ class Breaking(httpx.SyncByteStream):
     def __iter__(self) -> Generator[bytes]:
         yield b"wei"
         raise httpx.ReadError("gone")
+
+
+def test_a_layout_is_asked_for_by_its_name(client: Client, server: Server, tmp_path: Path) -> None:
+    server.answers = [httpx.Response(200, content=b"weights") for _ in range(2)]
+    client.save_weights(TASK_ID, tmp_path / "lora.safetensors", layout=LoraLayout.KOHYA)
+    client.save_weights(TASK_ID, tmp_path / "lora.safetensors")
+    assert [request.url.params["layout"] for request in server.seen] == ["kohya", "diffusers"]
 
 
 def test_a_download_that_breaks_off_is_begun_again(client: Client, server: Server, tmp_path: Path) -> None:
