@@ -14,6 +14,7 @@ from maquette.cli.server_process import MAQUETTE, ServerProcess
 from maquette.client import patience
 from maquette.client.client import Client
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
+from maquette.core.weights import read_header
 
 pytestmark = pytest.mark.torch
 
@@ -81,6 +82,12 @@ def test_train_outlives_a_restart_of_the_server_and_saves_a_lora_that_draws(
     shown = maquette(user_environment, "show", listed[0]["task_id"])
     assert shown.returncode == 0
     assert "SUCCESS" in shown.stdout
+    curve = json.loads(maquette(user_environment, "metrics", listed[0]["task_id"], "--json").stdout)
+    assert [point["step"] for point in curve["points"]] == list(range(1, 21))
+    assert all(point["steps_per_second"] > 0 for point in curve["points"])
+    folder = tmp_path / "kohya"
+    fetched = maquette(user_environment, "download", listed[0]["task_id"], "--layout", "kohya", "--output", str(folder))
+    assert any("lora_unet" in name for name in read_header(folder / saved.name).tensors), fetched.stderr
 
     drawing = ("--base", "maquette-tiny", "--width", "128", "--height", "128", "--steps", "2", "--lora", saved.stem)
     drawn = maquette(user_environment, "generate", "ohwx creature", *drawing, "--output", str(tmp_path))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import filesize
 from rich.text import Text
 
 from maquette.cli.follow import follow_with_bar
@@ -27,6 +28,7 @@ from maquette.cli.output import (
 )
 from maquette.client.records import Status
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.metrics import MAX_POINTS
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
 
@@ -82,6 +84,38 @@ def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: A
             *((Text(name, "dim"), Text(str(value), "dim")) for name, value in task.settings.items()),
         ]
     )
+
+
+def metrics(
+    task_id: TaskId,
+    points: Annotated[int, typer.Option(min=1, max=MAX_POINTS, help="How many lines at most.")] = 20,
+    json: Json = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+) -> None:
+    """Show how a training goes: loss, its moving average, rate, gradient, pace and memory."""
+    with connect(url, api_key) as client:
+        curve = client.metrics(task_id, points=points)
+    if json:
+        print_json(curve)
+        return
+    print_table(
+        ("step", "loss", "average", "rate", "gradient", "steps/s", "memory"),
+        (
+            (
+                str(point.step),
+                f"{point.loss:.4g}",
+                f"{point.loss_average:.4g}",
+                f"{point.lr:.3g}",
+                f"{point.grad_norm:.3g}",
+                f"{point.steps_per_second:.3g}",
+                filesize.decimal(point.peak_bytes),
+            )
+            for point in curve.points
+        ),
+    )
+    if curve.validation:
+        print_table(("step", "held out"), ((str(point.step), f"{point.loss:.4g}") for point in curve.validation))
 
 
 def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:

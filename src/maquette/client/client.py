@@ -31,6 +31,7 @@ from maquette.core.errors import ErrorBody, ErrorReason, InvalidRequest, Maquett
 from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
 from maquette.core.ids import is_task_id
 from maquette.core.image_specs import ImageExtra, ImageToImage, ImageToImageBody, TextToImage, TextToImageBody
+from maquette.core.metrics import MAX_POINTS, Curve
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
 from maquette.core.weights import LoraLayout
 
@@ -172,6 +173,14 @@ class Client:
                 return
             yield from page.events
             after = page.events[-1]["number"]
+
+    def metrics(self, task_id: str, *, points: int = MAX_POINTS) -> Curve:
+        """How a task's training goes, thinned to at most so many points.
+
+        Raises:
+            MaquetteError: no such task, more points than the server gives, or no answer.
+        """
+        return self._call("GET", f"{_task_path(task_id)}/metrics", Curve, params={"points": points})
 
     def cancel(self, task_id: str) -> CancelAnswer:
         """Ask for a task to be cancelled; it is when its status says so."""

@@ -1,10 +1,17 @@
-"""Measurements of a run, kept in blocks so that a long run costs few rows."""
+"""Measurements of a run: kept in blocks so that a long run costs few rows, told as a curve of few points."""
+
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from maquette.core.progress import Step
 
 BLOCK_STEPS = 256
+RECENT_LOSSES = 50
+"""Steps that a moving average goes over. A step's loss depends on its timestep more than on the model, so that losses
+scatter by about their own size; the mean of fifty by a seventh of it."""
+MAX_POINTS = 500
+"""Points of a curve at most: about as many as a chart has pixels for."""
 
 
 class MetricsBlock(Struct, kw_only=True):
@@ -47,3 +54,95 @@ class MetricsBlock(Struct, kw_only=True):
 def first_step_of_block(step: int) -> int:
     """First step of the block that holds `step`."""
     return (step - 1) // BLOCK_STEPS * BLOCK_STEPS + 1
+
+
+class MetricsPoint(Struct, frozen=True, kw_only=True):
+    """What was measured from the point before up to a step.
+
+    Attributes:
+        step: the last of the steps that it stands for.
+        loss: their mean training loss.
+        loss_average: mean loss of the last `RECENT_LOSSES` steps up to this one, of all there are at the beginning: the
+            number that a run is judged by when it may have diverged, and that its manifest ends with. A plain mean, so
+            that nothing of where it began must be corrected for.
+        lr: learning rate that the step used.
+        grad_norm: mean norm of their gradients before they were clipped.
+        steps_per_second: pace of these steps, without what is done between steps: checkpoints, validation, samples.
+        peak_bytes: most memory that the attempt had taken by then.
+    """
+
+    step: int
+    loss: float
+    loss_average: float
+    lr: float
+    grad_norm: float
+    steps_per_second: float
+    peak_bytes: int
+
+
+class ValidationPoint(Struct, frozen=True):
+    """The mean loss on pictures that are held out, after a step."""
+
+    step: int
+    loss: float
+
+
+class Curve(Struct, frozen=True, kw_only=True):
+    """How a run goes, oldest first; `validation` is empty where no picture is held out."""
+
+    points: list[MetricsPoint]
+    validation: list[ValidationPoint]
+
+
+def thinned(blocks: Iterable[MetricsBlock], points: int) -> list[MetricsPoint]:
+    """At most so many points of a run at even distances, each for all steps since the one before; the last is where
+    the run stands.
+
+    Args:
+        blocks: all of the run's, oldest first.
+    """
+    run = _joined(blocks)
+    stride = max(1, -(-run.last_step // points))
+    return [_point(run, begin, min(begin + stride, run.last_step)) for begin in range(0, run.last_step, stride)]
+
+
+def last_told(validation: Sequence[ValidationPoint]) -> list[ValidationPoint]:
+    """A run's validation as it holds: what was told later overrules what was told of its step and those after it, since
+    a run that went back to a checkpoint measures them anew.
+    """
+    held: list[ValidationPoint] = []
+    for told in validation:
+        while held and held[-1].step >= told.step:
+            held.pop()
+        held.append(told)
+    return held
+
+
+def _joined(blocks: Iterable[MetricsBlock]) -> MetricsBlock:
+    run = MetricsBlock(first_step=1)
+    for block in blocks:
+        run.loss += block.loss
+        run.lr += block.lr
+        run.seconds += block.seconds
+        for series, told in ((run.grad_norm, block.grad_norm), (run.peak_bytes, block.peak_bytes)):
+            series += [*told, *[0] * (len(block.loss) - len(told))]
+    return run
+
+
+def _point(run: MetricsBlock, begin: int, end: int) -> MetricsPoint:
+    """The point for the steps after step `begin` up to step `end`."""
+    steps = slice(begin, end)
+    seconds = sum(run.seconds[steps])
+    return MetricsPoint(
+        step=end,
+        loss=_mean(run.loss[steps]),
+        loss_average=_mean(run.loss[max(0, end - RECENT_LOSSES) : end]),
+        lr=run.lr[end - 1],
+        grad_norm=_mean(run.grad_norm[steps]),
+        steps_per_second=(end - begin) / seconds if seconds else 0.0,
+        peak_bytes=run.peak_bytes[end - 1],
+    )
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)

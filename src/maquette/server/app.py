@@ -40,6 +40,7 @@ KEYED: list[ControllerRouterHandler] = [
     training.task_detail,
     training.cancel_task,
     training.task_events,
+    training.task_metrics,
     training.task_weights,
     training.task_checkpoints,
     training.checkpoint_weights,

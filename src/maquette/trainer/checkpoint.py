@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from maquette.core.files import file_sha256, fsync_directory, write_atomic
 from maquette.core.ids import sha256_hex
+from maquette.core.metrics import RECENT_LOSSES
 from maquette.core.rundir import (
     CHECKPOINT_LORA,
     CHECKPOINT_MANIFEST,
@@ -37,7 +38,6 @@ OPTIMIZER = "optimizer.safetensors"
 RANDOMNESS = "randomness.safetensors"
 PROGRESS = "progress.json"
 PARTIAL = ".partial-"
-RECENT_LOSSES = 50
 
 
 class Progress(Struct, kw_only=True):

@@ -177,6 +177,7 @@ async def test_a_second_tenant_sees_nothing(api: Api, stranger: Api, database: D
         ("GET", "/training/subject?task_id={}"),
         ("GET", "/v3/training/{}"),
         ("GET", "/v3/training/{}/events"),
+        ("GET", "/v3/training/{}/metrics"),
         ("GET", "/v3/training/{}/weights"),
         ("GET", "/v3/training/{}/checkpoints"),
         ("GET", "/v3/training/{}/checkpoints/4/weights"),

@@ -117,6 +117,27 @@ def test_what_has_no_lora_is_not_downloaded(run: Run, play: Play, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_curve_is_a_table_or_the_servers_own_object(run: Run, play: Play) -> None:
+    curve = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_bytes())
+    requests = play(lambda _: httpx.Response(200, json=curve))
+    lines = [line.split() for line in run("metrics", TASK_ID, "--points", "7").out.splitlines()]
+    assert lines == [
+        ["step", "loss", "average", "rate", "gradient", "steps/s", "memory"],
+        ["2", "0.1875", "0.1875", "0.0001", "0.75", "4", "2.0", "kB"],
+        ["3", "0.0625", "0.1458", "5e-05", "1.5", "2", "3.0", "kB"],
+        ["step", "held", "out"],
+        ["0", "0.5"],
+        ["2", "0.25"],
+    ]
+    assert json.loads(run("metrics", TASK_ID, "--json").out) == curve
+    assert [request.url.params["points"] for request in requests] == ["7", "20"]
+
+
+def test_a_curve_without_held_out_pictures_is_one_table(run: Run, play: Play) -> None:
+    play(lambda _: httpx.Response(200, json={"points": [], "validation": []}))
+    assert run("metrics", TASK_ID).out.split() == ["step", "loss", "average", "rate", "gradient", "steps/s", "memory"]
+
+
 def test_cancel_prints_the_status_it_led_to(run: Run, play: Play) -> None:
     answer = {"task_id": TASK_ID, "task_status": "TRAINING"}
     requests = play(lambda _: httpx.Response(200, json=answer))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from maquette.client import patience
@@ -13,6 +14,7 @@ from maquette.client.client import Client, as_base64
 from maquette.client.records import DrawingStatus, DrawnPicture, Status
 from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.image_specs import ImageExtra, ImageToImage, LoraChoice, TextToImage
+from maquette.core.metrics import MAX_POINTS
 from maquette.core.picture_format import PictureFormat
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 from maquette.core.weights import LoraLayout
@@ -294,6 +296,7 @@ def test_a_server_that_stays_away_is_an_error_in_the_end(
         Client.raw_task,
         Client.cancel,
         lambda client, task_id: list(client.events(task_id)),
+        Client.metrics,
         lambda client, task_id: client.save_weights(task_id, Path("lora")),
     ],
 )
@@ -330,6 +333,17 @@ def test_a_download_that_breaks_off_is_begun_again(client: Client, server: Serve
     client.save_weights(TASK_ID, target)
     assert target.read_bytes() == b"weights" * 1000
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_curve_is_asked_for_in_so_many_points(client: Client, server: Server) -> None:
+    curve = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_bytes())
+    server.answers = [httpx.Response(200, json=curve) for _ in range(2)]
+    found = client.metrics(TASK_ID, points=2)
+    assert msgspec.to_builtins(found) == curve
+    client.metrics(TASK_ID)
+    assert [str(request.url) for request in server.seen] == [
+        f"{URL}/v3/training/{TASK_ID}/metrics?points={points}" for points in (2, MAX_POINTS)
+    ]
 
 
 def test_cancelling_answers_the_status(client: Client, server: Server) -> None:

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 from torch.nn import Parameter
 
 from maquette.core.files import file_sha256
+from maquette.core.metrics import RECENT_LOSSES
 from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_MANIFEST, CheckpointManifest, FileRecord, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSpec
 from maquette.core.weights import read_header
 from maquette.testing.factories import training_spec
 from maquette.trainer import checkpoint
-from maquette.trainer.checkpoint import RECENT_LOSSES, Beside, TrainingState
+from maquette.trainer.checkpoint import Beside, TrainingState
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, numbers
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors

@@ -8,13 +8,14 @@ import torch
 from torch.nn import Parameter
 
 from maquette.core.lifecycle import Reason
+from maquette.core.metrics import RECENT_LOSSES
 from maquette.core.progress import SteppedBack
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.testing.factories import training_spec
 from maquette.testing.runs import read_messages
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
-from maquette.trainer.checkpoint import RECENT_LOSSES, Beside, TrainingState
+from maquette.trainer.checkpoint import Beside, TrainingState
 from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, used_rate

@@ -9,10 +9,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.ids import new_id
 from maquette.core.lifecycle import TaskStatus
+from maquette.core.metrics import MetricsBlock, ValidationPoint
+from maquette.core.progress import Validated
 from maquette.core.rundir import FileRecord
 from maquette.core.specs import TrainingSpec
 from maquette.db.now import now_sql
-from maquette.db.tables import attempts, checkpoints, dataset_items, datasets, models, tasks
+from maquette.db.tables import (
+    attempts,
+    checkpoints,
+    dataset_items,
+    datasets,
+    events,
+    metrics_blocks,
+    models,
+    tasks,
+)
+
+VALIDATION = Validated.__struct_config__.tag
+"""Kind of the events that tell the loss on pictures that are held out."""
 
 
 class TaskRow(Struct, frozen=True, kw_only=True):
@@ -180,6 +194,26 @@ async def list_checkpoints(conn: AsyncConnection, tenant_id: str, task_id: str) 
     )
     latest = {row["step"]: msgspec.convert(row, CheckpointRecord) for row in rows.mappings()}
     return list(latest.values())
+
+
+async def list_metrics(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[MetricsBlock]:
+    """What a task's steps measured, oldest first."""
+    query = (
+        select(metrics_blocks.c.data)
+        .where(metrics_blocks.c.tenant_id == tenant_id, metrics_blocks.c.task_id == task_id)
+        .order_by(metrics_blocks.c.first_step)
+    )
+    return [msgspec.msgpack.decode(data, type=MetricsBlock) for data in await conn.scalars(query)]
+
+
+async def list_validation(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[ValidationPoint]:
+    """What a task's trainers told of the pictures that are held out, in the order in which they told it."""
+    query = (
+        select(events.c.data)
+        .where(events.c.tenant_id == tenant_id, events.c.task_id == task_id, events.c.kind == VALIDATION)
+        .order_by(events.c.number)
+    )
+    return [msgspec.convert(data, ValidationPoint) for data in await conn.scalars(query)]
 
 
 async def count_ahead(conn: AsyncConnection, task: TaskRecord) -> int:

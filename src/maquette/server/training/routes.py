@@ -8,6 +8,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.metrics import MAX_POINTS, Curve
 from maquette.core.picture_format import PictureFormat
 from maquette.core.requirements import read
 from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE
@@ -61,6 +62,9 @@ Layout = Annotated[
     LoraLayout,
     QueryParameter(name="layout", description="`diffusers`, or `kohya` for ComfyUI and the web interfaces."),
     OURS,
+]
+Points = Annotated[
+    int, QueryParameter(name="points", ge=1, le=MAX_POINTS, description="Points of the curve at most."), OURS
 ]
 EventLimit = Annotated[int, QueryParameter(name="limit", ge=1, le=1000, description="Events on the page."), OURS]
 
@@ -179,6 +183,18 @@ async def task_events(
     """A task's history, oldest first."""
     async with database.read() as conn:
         return await service.events(conn, tenant_id, task_id, after=after, limit=limit)
+
+
+@get("/training/{task_id:str}/metrics", responses=ERRORS)
+async def task_metrics(
+    tenant_id: NamedDependency[str],
+    database: NamedDependency[Database],
+    task_id: FromPath[str],
+    points: Points = MAX_POINTS,
+) -> Curve:
+    """How a training goes: loss, rate, gradient, pace and memory, thinned to what a chart can show."""
+    async with database.read() as conn:
+        return await service.metrics(conn, tenant_id, task_id, points=points)
 
 
 @get("/training/{task_id:str}/weights", responses=ERRORS, media_type="application/octet-stream")

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
+from maquette.core.metrics import Curve, last_told, thinned
 from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE, LORA_FILES
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
@@ -177,6 +178,18 @@ async def events(conn: AsyncConnection, tenant_id: str, task_id: str, *, after: 
     found = await list_events(conn, tenant_id, task_id, after=after, limit=limit)
     entries = [EventEntry(event.number, event.kind, event.created_at, event.data) for event in found]
     return EventPage(entries, entries[-1].number if entries else after)
+
+
+async def metrics(conn: AsyncConnection, tenant_id: str, task_id: str, *, points: int) -> Curve:
+    """How a task's training goes, in at most so many points.
+
+    Raises:
+        TaskNotFound: see `find`.
+    """
+    await find(conn, tenant_id, task_id)
+    blocks = await repository.list_metrics(conn, tenant_id, task_id)
+    validation = await repository.list_validation(conn, tenant_id, task_id)
+    return Curve(points=thinned(blocks, points), validation=last_told(validation))
 
 
 async def weights(conn: AsyncConnection, tenant_id: str, task_id: str, layout: LoraLayout) -> tuple[str, str]:

@@ -21,6 +21,7 @@ KEYED = {
     ("GET", "/training/{task_id:str}"): KEY,
     ("POST", "/training/{task_id:str}/cancel"): KEY,
     ("GET", "/training/{task_id:str}/events"): KEY,
+    ("GET", "/training/{task_id:str}/metrics"): KEY,
     ("GET", "/training/{task_id:str}/weights"): KEY,
     ("GET", "/training/{task_id:str}/checkpoints"): KEY,
     ("GET", "/training/{task_id:str}/checkpoints/{step:int}/weights"): KEY,
