@@ -1,4 +1,4 @@
-"""Finished LoRAs beside the layers of a base, to draw with: nothing is merged, and no layer is replaced."""
+"""LoRAs beside the layers of a base, to train and to draw with: nothing is merged, and no layer is replaced."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch.nn import Conv2d, Linear
+from torch.nn import Conv2d, Linear, Parameter
 from torch.nn.functional import conv2d, linear
 from torch.utils.hooks import RemovableHandle
 
@@ -27,6 +27,19 @@ class LoraLayer:
     up: torch.Tensor
     alpha: float
     divisor: float
+
+    @property
+    def scale(self) -> float:
+        """Of what the matrices say, for the layer."""
+        return self.alpha / self.divisor
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedLayer(LoraLayer):
+    """What a LoRA that trains adds to one layer."""
+
+    down: Parameter
+    up: Parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +67,8 @@ class _Term:
 class ActiveLoras:
     """The LoRAs that act on a base's layers, through a forward hook on each layer that one of them touches.
 
-    Each adds to the layer's output in PEFT's order of operations, so that a LoRA draws, bit for bit, what it drew when
-    PEFT trained it.
+    One that trains acts by the same operations as one that is read from a file, so that both draw the same, bit for
+    bit.
     """
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
@@ -67,9 +80,7 @@ class ActiveLoras:
 
         If it raises (a device's memory may not suffice), none acts.
         """
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._hang({})
         strengths: dict[LoadedLora, float] = {}
         for lora, strength in loras:
             strengths[lora] = strengths.get(lora, 0.0) + strength
@@ -78,6 +89,15 @@ class ActiveLoras:
             if strength != 0:
                 for name, layer in lora.layers.items():
                     terms.setdefault(name, []).append(_term(layer, strength, self._layers[name]))
+        self._hang(terms)
+
+    def train(self, layers: Mapping[str, LoraLayer]) -> None:
+        """Let exactly one act, whose matrices train: they are used where they lie, and in their own numbers."""
+        self._hang({name: [_Term(lora.down, lora.up, lora.scale)] for name, lora in layers.items()})
+
+    def _hang(self, terms: Mapping[str, Sequence[_Term]]) -> None:
+        for hook in self._hooks:
+            hook.remove()
         self._hooks = [self._layers[name].register_forward_hook(_adding(found)) for name, found in terms.items()]
 
 
@@ -98,21 +118,41 @@ def divisor(rank: int, *, rank_stabilised: bool) -> float:
     return math.sqrt(rank) if rank_stabilised else rank
 
 
+def untrained(layer: Layer, rank: int, alpha: float) -> TrainedLayer:
+    """A LoRA of one layer before its first step: down is random, up zero, so that it changes nothing yet.
+
+    The deviation of down is that of PEFT's and diffusers' trainers, 1 / rank. Its values come from torch's global
+    random source, and are float32 whatever the layer's are: an optimiser's small steps would be rounded away.
+    """
+    down, up = shapes(layer, rank)
+    device = layer.weight.device
+    return TrainedLayer(
+        down=Parameter((torch.randn(down) / rank).to(device)),
+        up=Parameter(torch.zeros(up, device=device)),
+        alpha=alpha,
+        divisor=rank,
+    )
+
+
 def _term(lora: LoraLayer, strength: float, layer: Layer) -> _Term:
     place = layer.weight.device, layer.weight.dtype
-    return _Term(lora.down.to(*place), lora.up.to(*place), strength * lora.alpha / lora.divisor)
+    return _Term(lora.down.to(*place), lora.up.to(*place), strength * lora.scale)
 
 
 def _adding(terms: Sequence[_Term]) -> Callable[[Any, Any, Any], torch.Tensor]:
     def add(layer: Layer, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         for term in terms:
-            output = output + _through(layer, term, args[0]) * term.scale
+            output = _added(layer, term, args[0], output)
         return output
 
     return add
 
 
-def _through(layer: Layer, term: _Term, x: torch.Tensor) -> torch.Tensor:
+def _added(layer: Layer, term: _Term, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """The output and the LoRA's. Scaling is left to what is small, a product's factor or the up matrix."""
     if isinstance(layer, Linear):
-        return linear(linear(x, term.down), term.up)
-    return conv2d(conv2d(x, term.down, stride=layer.stride, padding=layer.padding), term.up)
+        hidden = linear(x, term.down)
+        sums = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), term.up.t(), alpha=term.scale)
+        return sums.view_as(output)
+    hidden = conv2d(x, term.down, stride=layer.stride, padding=layer.padding)
+    return output + conv2d(hidden, term.up * term.scale)

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from msgspec.structs import replace
 from peft import LoraConfig
 from PIL import Image
+from torch.testing import assert_close
 
 from maquette.core.drawing import DrawRequest
 from maquette.core.specs import TrainingSettings
@@ -32,6 +33,8 @@ SETTINGS = replace(training_spec().settings, lora_r=4, lora_alpha=8, lora_text_e
 BOTH = replace(SETTINGS, train_text_encoder=True)
 TO_Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 HEADER = "lora_adapter_metadata"
+ROUNDING = 0.05
+"""Levels of 255 in the mean by which pictures differ that are made of the same sums in another order."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ class TestFiles:
         assert distance(plain, in_training) > 1
         assert distance(pipeline.draw(REQUEST), in_training) == 0
 
-    def test_the_denoiser_and_the_text_encoder_answer_bit_for_bit_as_with_peft(
+    def test_the_denoiser_and_the_text_encoder_answer_as_with_peft(
         self, base: Path, pipeline: Sd15Pipeline, adapters: Sd15Adapters, lora: Path
     ) -> None:
         """Pictures are rounded to 256 levels; the numbers before them are not."""
@@ -120,16 +123,15 @@ class TestFiles:
         latents, timesteps = torch.randn(2, 4, 16, 16), torch.tensor([7, 700])
         theirs = Sd15Pipeline(parts).encode_prompts(["a", "b"])["prompt_embeds"]
         ours = pipeline.encode_prompts(["a", "b"])["prompt_embeds"]
-        assert torch.equal(ours, theirs)
+        assert_close(ours, theirs)
         with torch.no_grad():
-            assert torch.equal(
-                pipeline.unet(latents, timesteps, ours).sample, parts.unet(latents, timesteps, theirs).sample
-            )
+            said, expected = (unet(latents, timesteps, theirs).sample for unet in (pipeline.unet, parts.unet))
+        assert_close(said, expected, rtol=1e-4, atol=1e-4)
 
     def test_plain_diffusers_draws_it_as_it_was_trained(self, base: Path, tmp_path: Path) -> None:
         path = tmp_path / "lora.safetensors"
         in_training = trained(base, path, BOTH)
-        assert distance(drawn_by_diffusers(base, {path: 1.0}), in_training) == 0
+        assert distance(drawn_by_diffusers(base, {path: 1.0}), in_training) < ROUNDING
 
     def test_kohyas_layout_draws_as_diffusers_loads_it(
         self, base: Path, pipeline: Sd15Pipeline, adapters: Sd15Adapters, lora: Path
@@ -140,8 +142,8 @@ class TestFiles:
         adapters.activate([(adapters.read(str(kohya)), 1.0)])
         drawn = pipeline.draw(REQUEST)
         assert distance(plain, drawn) > 1
-        assert distance(drawn, drawn_by_diffusers(base, {kohya: 1.0})) == 0
-        assert distance(drawn, drawn_by_diffusers(base, {lora: 1.0})) == 0
+        assert distance(drawn, drawn_by_diffusers(base, {kohya: 1.0})) < ROUNDING
+        assert distance(drawn, drawn_by_diffusers(base, {lora: 1.0})) < ROUNDING
 
     def test_each_layer_has_its_own_alpha(self, adapters: Sd15Adapters, lora: Path) -> None:
         kohya = lora.with_name("kohya.safetensors")
@@ -238,7 +240,7 @@ class TestActing:
         adapters.activate([(first, 1.0), (second, 0.5)])
         together = pipeline.draw(REQUEST)
         assert distance(together, alone) > 1
-        assert distance(together, drawn_by_diffusers(base, {paths[0]: 1.0, paths[1]: 0.5})) == 0
+        assert distance(together, drawn_by_diffusers(base, {paths[0]: 1.0, paths[1]: 0.5})) < ROUNDING
         adapters.activate([(first, 1.0)])
         assert distance(pipeline.draw(REQUEST), alone) == 0
         adapters.activate([(second, 0.5), (first, 1.0)])
