@@ -27,6 +27,7 @@ from maquette.cli.contact_sheet import Row, draw_sheet
 from maquette.cli.demo import CHARACTER, DRAW_STEPS, GUIDANCE_SCALE, SETTING, SIDE
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import Adapters, Family, Pipeline, load_family
+from maquette.testing.factories import training_spec
 
 Result = TypeVar("Result")
 
@@ -119,7 +120,7 @@ def held_out_loss(family: Family, pipeline: Pipeline) -> float:
     pixels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
     posterior = pipeline.encode_pictures(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
     conditioning = pipeline.encode_prompts([path.with_suffix(".txt").read_text().strip() for path in paths])
-    objective = family.objective(pipeline)
+    objective = family.objective(pipeline, training_spec().settings)
     random = torch.Generator().manual_seed(1)
     losses = [objective.losses(posterior.mean, conditioning, random).mean() for _ in range(LOSS_DRAWS)]
     return float(torch.stack(losses).mean())

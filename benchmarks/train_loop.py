@@ -249,7 +249,7 @@ def our_loop(
     settings = read_spec(run).training.settings
     randomness = Randomness(settings.seed, PICTURES, 0, device)
     state = fresh_state(family, pipeline, run, randomness)
-    objective = family.objective(pipeline)
+    objective = family.objective(pipeline, settings)
     if compiled:
         denoiser: Any = pipeline
         denoiser.unet.compile()

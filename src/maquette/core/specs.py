@@ -295,6 +295,40 @@ RandomFlip = Annotated[
     ),
 ]
 
+SnrGamma = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=100,
+        title="Min-SNR gamma",
+        description="Bounds a timestep's weight by its signal-to-noise ratio (min-SNR); 5 is usual, 0 weighs all alike."
+        " Bases of rectified flow have no use for it.",
+        extra={"published": OURS},
+    ),
+]
+NoiseOffset = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        title="Noise offset",
+        description="Deviation of what is added to the noise of a whole picture, so that it learns to become darker or"
+        " lighter; 0.05 is usual, 0 adds nothing. Bases of rectified flow have no use for it.",
+        extra={"published": OURS},
+    ),
+]
+ZeroTerminalSnr = Annotated[
+    bool,
+    Meta(
+        title="Zero terminal SNR",
+        description="Train down to noise that holds nothing of the picture. Bases of rectified flow have no use for it;"
+        " with one that predicts noise instead of velocities the training fails before its first step.",
+        extra={"published": OURS},
+    ),
+]
+DIFFUSION_SETTINGS = ("snr_gamma", "noise_offset", "zero_terminal_snr")
+"""Settings of what diffusion makes small; a family of another kind has no use for them."""
+
 
 class ExpertSetting(Struct, frozen=True, omit_defaults=True):
     """The fifteen published `expert_setting` fields and some of ours, all optional."""
@@ -320,6 +354,9 @@ class ExpertSetting(Struct, frozen=True, omit_defaults=True):
     random_flip: RandomFlip | UnsetType = UNSET
     optimizer: OptimizerName | UnsetType = UNSET
     checkpoint_samples: CheckpointSamples | UnsetType = UNSET
+    snr_gamma: SnrGamma | UnsetType = UNSET
+    noise_offset: NoiseOffset | UnsetType = UNSET
+    zero_terminal_snr: ZeroTerminalSnr | UnsetType = UNSET
 
 
 class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -348,6 +385,9 @@ class TrainingSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     shuffle_tags: ShuffleTags = False
     random_flip: RandomFlip = False
     optimizer: OptimizerName = Optimizer.ADAMW
+    snr_gamma: SnrGamma = 0.0
+    noise_offset: NoiseOffset = 0.0
+    zero_terminal_snr: ZeroTerminalSnr = False
 
 
 class DatasetItem(Struct, frozen=True, omit_defaults=True):
@@ -548,7 +588,7 @@ class TrainingSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 ADDED_LATER: Mapping[str, Sequence[str]] = {
-    "settings": ("caption_dropout", "shuffle_tags", "random_flip", "optimizer"),
+    "settings": ("caption_dropout", "shuffle_tags", "random_flip", "optimizer", *DIFFUSION_SETTINGS),
     "preparation": ("face_restore_upscale", "buckets", "background"),
 }
 """Fields that specs of older servers lack, by the part of a `TrainingSpec`; they mean their defaults there."""
@@ -592,6 +632,9 @@ CONSTANT_DEFAULTS: Mapping[str, object] = {
     "caption_dropout": 0.0,
     "shuffle_tags": False,
     "optimizer": Optimizer.ADAMW,
+    "snr_gamma": 0.0,
+    "noise_offset": 0.0,
+    "zero_terminal_snr": False,
 }
 """Of settings whose default depends on nothing."""
 

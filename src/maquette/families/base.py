@@ -162,7 +162,7 @@ class Family:
     """A family's three parts, loaded."""
 
     pipeline: type[Pipeline]
-    objective: Callable[[Pipeline], Objective]
+    objective: Callable[[Pipeline, TrainingSettings], Objective]
     adapters: Callable[[Pipeline], Adapters]
 
 

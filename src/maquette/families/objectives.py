@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
 from maquette.core.basefolder import BrokenBase
+from maquette.core.specs import TrainingSettings
 from maquette.families.base import Conditioning
 from maquette.families.flow import FlowSamplers
 
@@ -27,42 +28,38 @@ class NoisePrediction:
     predicts: `epsilon` is e (the same paper, equation 14); `v_prediction` is sqrt(a) e - sqrt(1 - a) x
     (Salimans & Ho 2022, arXiv:2202.00512, section 4).
 
+    Of the settings it takes three. `snr_gamma` bounds a timestep's weight by its signal-to-noise ratio (min-SNR, Hang
+    et al. 2023, arXiv:2303.09556, section 3.4; the paper's value is 5); 0 weighs all alike. `noise_offset` is the
+    deviation of what is added to the noise of each whole channel, so that pictures may become darker and lighter as a
+    whole (Guttenberg 2023, "Diffusion with offset noise"). `zero_terminal_snr` trains down to no signal at all (Lin et
+    al. 2023, arXiv:2305.08891, algorithm 1), also where the base was not.
+
     Args:
         pipeline: whose denoiser learns.
         own: the base's noise scheduler.
-        snr_gamma: bounds a timestep's weight by its signal-to-noise ratio (min-SNR, Hang et al. 2023,
-            arXiv:2303.09556, section 3.4; the paper's value is 5). None weighs all timesteps alike.
-        noise_offset: standard deviation of what is added to the noise of each whole channel, so that pictures may
-            become darker and lighter as a whole (Guttenberg 2023, "Diffusion with offset noise").
-        zero_terminal_snr: trains down to no signal at all (Lin et al. 2023, arXiv:2305.08891, algorithm 1), also where
-            the base was not.
+        settings: of the run.
 
     Raises:
         BrokenBase: the base predicts something else, or predicts noise and is to be trained where there is only noise.
     """
 
-    def __init__(
-        self,
-        pipeline: Predicting,
-        own: Any,
-        *,
-        snr_gamma: float | None = None,
-        noise_offset: float = 0.0,
-        zero_terminal_snr: bool = False,
-    ) -> None:
+    def __init__(self, pipeline: Predicting, own: Any, settings: TrainingSettings) -> None:
         self.pipeline = pipeline
-        changes = {"rescale_betas_zero_snr": True} if zero_terminal_snr else {}
+        changes = {"rescale_betas_zero_snr": True} if settings.zero_terminal_snr else {}
         self.noise_scheduler: Any = DDPMScheduler.from_config(own.config, **changes)
         self.prediction_type: str = self.noise_scheduler.config.prediction_type
-        self.snr_gamma = snr_gamma
-        self.noise_offset = noise_offset
+        self.snr_gamma = settings.snr_gamma
+        self.noise_offset = settings.noise_offset
         if self.prediction_type not in {"epsilon", "v_prediction"}:
             raise BrokenBase(
                 f"the base's noise scheduler has prediction_type {self.prediction_type!r}; "
                 "known are epsilon and v_prediction"
             )
-        if zero_terminal_snr and self.prediction_type == "epsilon":
-            raise BrokenBase("zero_terminal_snr: the base predicts epsilon, which says nothing where all is noise")
+        if settings.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise BrokenBase(
+                "zero_terminal_snr: the base predicts epsilon, which says nothing where all is noise; leave it out, or"
+                " train on a base that predicts velocities"
+            )
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
         """One loss for each of the latents (pictures, channels, height, width), at a random timestep each."""
@@ -72,7 +69,7 @@ class NoisePrediction:
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         prediction = self.pipeline.predict(noisy, timesteps, conditioning)
         losses = _squared_error(prediction, self._target(latents, noise, timesteps))
-        return losses if self.snr_gamma is None else losses * self._weights(timesteps, self.snr_gamma)
+        return losses * self._weights(timesteps) if self.snr_gamma else losses
 
     def _noise(self, latents: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         noise = torch.randn(latents.shape, generator=random)
@@ -85,11 +82,11 @@ class NoisePrediction:
             return noise
         return self.noise_scheduler.get_velocity(latents, noise, timesteps)
 
-    def _weights(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+    def _weights(self, timesteps: torch.Tensor) -> torch.Tensor:
         """min(SNR, gamma) / SNR for noise, and / (SNR + 1) for velocities."""
         signal = self.noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         snr = signal / (1 - signal)
-        return snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+        return snr.clamp(max=self.snr_gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
 
 
 class RectifiedFlow:

@@ -30,6 +30,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
         layout: what the folders of its bases look like.
         keys: how LoRA files name the layers of its bases.
         memory: what training on its bases takes.
+        takes: settings that its objective reads and not every family's does, of `DIFFUSION_SETTINGS`.
         pipeline, objective, adapters: where its parts are (`package.module:attribute`); their protocols are in
             `maquette.families.base`.
     """
@@ -45,6 +46,12 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
     pipeline: str
     objective: str
     adapters: str
+    takes: tuple[str, ...] = ()
+
+    @property
+    def trained_encoders(self) -> tuple[str, ...]:
+        """The text encoders that a LoRA may be put on: those whose layers its files name."""
+        return tuple(name for name in self.memory.text_encoders.components if name in self.keys)
 
 
 FAMILIES = Registry(

@@ -141,7 +141,7 @@ class Subject:
     def losses(self) -> list[float]:
         """Of a LoRA that learns one picture."""
         pipeline, adapters = self.attached()
-        return overfit(pipeline, adapters, self.family.objective(pipeline))
+        return overfit(pipeline, adapters, self.family.objective(pipeline, SETTINGS))
 
     def train(self, directory: RunDirectory) -> bytes:
         """Carry out a run in this process; answer the LoRA's bytes."""

@@ -66,6 +66,7 @@ def run(attempt: Attempt) -> None:
         family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
         residency = Residency(pipeline, device, together=plan.together)
+        objective = family.objective(pipeline, settings)
         tell_cut_captions(attempt, pipeline)
 
         reporter.phase(Phase.CACHE)
@@ -87,7 +88,6 @@ def run(attempt: Attempt) -> None:
         adapters.attach(settings)
         if plan.gradient_checkpointing:
             recompute_activations(pipeline)
-        objective = family.objective(pipeline)
         state = fresh_state(adapters, settings, randomness)
         measured = range(len(instances) + len(classes), len(examples.examples))
         keeper = Keeper(

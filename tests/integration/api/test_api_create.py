@@ -1,6 +1,7 @@
 """A training is created whole, or not at all."""
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,8 +13,11 @@ from maquette.core.ids import sha256_hex
 from maquette.core.specs import DEFAULT_STEPS_PER_PICTURE, TrainingSpec
 from maquette.db.engine import Database
 from maquette.db.tables import assets, dataset_items, events, tasks
+from maquette.families.registry import FAMILIES, load_spec
 from maquette.server.app import create_app
 from maquette.server.assets import service
+from maquette.server.bases import service as bases
+from maquette.server.bases.repository import Base
 from maquette.server.settings import Settings
 from maquette.storage.base import Storage
 from maquette.testing.api import Api, Traces, picture, reason
@@ -79,6 +83,9 @@ async def test_every_default_is_pinned(api: Api, database: Database) -> None:
         "shuffle_tags": False,
         "random_flip": False,
         "optimizer": "adamw",
+        "snr_gamma": 0.0,
+        "noise_offset": 0.0,
+        "zero_terminal_snr": False,
     }
     assert first.settings.seed != second.settings.seed
 
@@ -266,3 +273,52 @@ async def test_a_training_on_nothing_is_refused(api: Api) -> None:
     response = await api.train(image_dataset_items=items)
     assert reason(response) == (400, "INVALID_REQUEST_BODY")
     assert response.json()["message"].startswith("image_dataset_items: ")
+
+
+UNUSED = {
+    "flux1": {"snr_gamma": 5, "noise_offset": 0.05, "zero_terminal_snr": True},
+    "captionless": {"train_text_encoder": True},
+}
+"""By the family, settings that it has no use for."""
+
+
+@pytest.fixture
+def captionless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family of another package, whose text encoder can't have a LoRA."""
+    (tmp_path / "brought.py").write_text(
+        "from msgspec.structs import replace\n"
+        "from maquette.families.sd15.spec import SPEC\n"
+        "SPEC = replace(SPEC, name='captionless', title='Captionless', keys={'unet': SPEC.keys['unet']})\n",
+        encoding="utf-8",
+    )
+    about = tmp_path / "brought-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{FAMILIES.group}]\ncaptionless = brought:SPEC\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("captionless")
+@pytest.mark.parametrize("family", UNUSED)
+async def test_what_a_family_has_no_use_for_is_refused_where_it_asks_for_something(
+    api: Api, database: Database, family: str
+) -> None:
+    async with database.write() as conn:
+        await bases.register(conn, Base(name="b", kind="checkpoint", family=family, location="/b", sha256=SHA256))
+    for name, asked in UNUSED[family].items():
+        response = await api.train(base_model="b", expert_setting={name: asked})
+        assert reason(response) == (400, "INVALID_REQUEST_BODY")
+        message = response.json()["message"]
+        assert message.startswith(f"expert_setting.{name}: {load_spec(family).title} has no use for it, got ")
+        assert message.endswith("; leave it out")
+        spec = await spec_of(database, await api.task(base_model="b", expert_setting={name: 0}))
+        assert not getattr(spec.settings, name)
+        spec = await spec_of(database, await api.task(expert_setting={name: asked}))
+        assert getattr(spec.settings, name) == asked
+
+
+async def test_a_family_that_trains_one_of_its_text_encoders_takes_it(api: Api, database: Database) -> None:
+    async with database.write() as conn:
+        await bases.register(conn, Base(name="b", kind="checkpoint", family="flux1", location="/b", sha256=SHA256))
+    spec = await spec_of(database, await api.task(base_model="b", expert_setting={"train_text_encoder": True}))
+    assert spec.settings.train_text_encoder

@@ -29,7 +29,15 @@ def test_an_old_spec_is_read_and_keeps_its_form() -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"caption_dropout": 0.1}, {"shuffle_tags": True}, {"random_flip": True}, {"optimizer": Optimizer.PRODIGY}],
+    [
+        {"caption_dropout": 0.1},
+        {"shuffle_tags": True},
+        {"random_flip": True},
+        {"optimizer": Optimizer.PRODIGY},
+        {"snr_gamma": 5.0},
+        {"noise_offset": 0.05},
+        {"zero_terminal_snr": True},
+    ],
 )
 def test_what_was_added_later_counts_where_it_is_set(setting: dict[str, object]) -> None:
     spec = training_spec()

@@ -18,6 +18,7 @@ from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, Original,
 from maquette.families.base import Unsupported
 from maquette.families.flux1.objective import Flux1Objective
 from maquette.families.flux1.pipeline import Flux1Pipeline, packed, places, unpacked
+from maquette.testing.factories import training_spec
 from maquette.testing.tiny_family import build_tiny_base, registered
 from maquette.testing.tiny_flux1 import build_tiny_flux1
 
@@ -162,7 +163,8 @@ def test_losses_follow_the_published_formulas(pipelines: Callable[[bool], Flux1P
     pipeline = pipelines(guided)
     latents = torch.randn(2, 16, 16, 12)
     conditioning = pipeline.encode_prompts(["a", "b"])
-    losses = Flux1Objective(pipeline).losses(latents, conditioning, torch.Generator().manual_seed(3))
+    objective = Flux1Objective(pipeline, training_spec().settings)
+    losses = objective.losses(latents, conditioning, torch.Generator().manual_seed(3))
 
     random = torch.Generator().manual_seed(3)
     noise = torch.randn(latents.shape, generator=random)

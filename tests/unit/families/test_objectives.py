@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from msgspec.structs import replace
 
 from maquette.core.basefolder import BrokenBase
+from maquette.core.specs import TrainingSettings
 from maquette.families.flow import FlowSamplers
 from maquette.families.objectives import NoisePrediction, RectifiedFlow
+from maquette.testing.factories import training_spec
 
 pytestmark = pytest.mark.torch
 
@@ -32,6 +35,10 @@ def scheduler(prediction_type: str = "epsilon") -> Any:
     return DDPMScheduler(**config)
 
 
+def settings(**changes: Any) -> TrainingSettings:
+    return replace(training_spec().settings, **changes)
+
+
 def losses(objective: NoisePrediction | RectifiedFlow) -> torch.Tensor:
     return objective.losses(LATENTS, {}, torch.Generator().manual_seed(1))
 
@@ -39,8 +46,8 @@ def losses(objective: NoisePrediction | RectifiedFlow) -> torch.Tensor:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_min_snr_bounds_the_weight_of_a_timestep(prediction_type: str) -> None:
     own, seen = scheduler(prediction_type), Silent()
-    plain = losses(NoisePrediction(seen, own))
-    weighted = losses(NoisePrediction(seen, own, snr_gamma=5.0))
+    plain = losses(NoisePrediction(seen, own, settings()))
+    weighted = losses(NoisePrediction(seen, own, settings(snr_gamma=5.0)))
     signal = own.alphas_cumprod[seen.timesteps]
     snr = signal / (1 - signal)
     bounded = torch.minimum(snr, torch.tensor(5.0))
@@ -50,21 +57,23 @@ def test_min_snr_bounds_the_weight_of_a_timestep(prediction_type: str) -> None:
 
 
 def test_a_noise_offset_moves_whole_channels() -> None:
-    plain, moved = (losses(NoisePrediction(Silent(), scheduler(), noise_offset=offset)) for offset in (0.0, 0.5))
+    plain, moved = (
+        losses(NoisePrediction(Silent(), scheduler(), settings(noise_offset=offset))) for offset in (0.0, 0.5)
+    )
     # The noise's variance grows by the offset's.
     assert plain.mean().item() == pytest.approx(1, abs=0.05)
     assert moved.mean().item() == pytest.approx(1.25, abs=0.08)
 
 
 def test_zero_terminal_snr_leaves_no_signal_at_the_last_timestep() -> None:
-    objective = NoisePrediction(Silent(), scheduler("v_prediction"), zero_terminal_snr=True)
+    objective = NoisePrediction(Silent(), scheduler("v_prediction"), settings(zero_terminal_snr=True))
     assert objective.noise_scheduler.alphas_cumprod[-1] == 0
     assert scheduler("v_prediction").alphas_cumprod[-1] > 0
 
 
 def test_noise_can_not_be_predicted_where_all_is_noise() -> None:
     with pytest.raises(BrokenBase, match="zero_terminal_snr: the base predicts epsilon"):
-        NoisePrediction(Silent(), scheduler(), zero_terminal_snr=True)
+        NoisePrediction(Silent(), scheduler(), settings(zero_terminal_snr=True))
 
 
 def flow(**options: Any) -> FlowSamplers:

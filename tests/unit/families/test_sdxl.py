@@ -16,6 +16,7 @@ from maquette.core.files import file_sha256
 from maquette.families.base import Unsupported
 from maquette.families.sdxl.objective import SdxlObjective
 from maquette.families.sdxl.pipeline import SdxlPipeline
+from maquette.testing.factories import training_spec
 from maquette.testing.tiny_family import registered
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
 
@@ -150,7 +151,8 @@ class TestRefiner:
 def test_losses_follow_the_published_formulas(pipeline: SdxlPipeline) -> None:
     latents = torch.randn(2, 4, 16, 12)
     conditioning = pipeline.encode_prompts(["a", "b"])
-    losses = SdxlObjective(pipeline).losses(latents, conditioning, torch.Generator().manual_seed(3))
+    objective = SdxlObjective(pipeline, training_spec().settings)
+    losses = objective.losses(latents, conditioning, torch.Generator().manual_seed(3))
 
     random = torch.Generator().manual_seed(3)
     noise = torch.randn(latents.shape, generator=random)

@@ -13,7 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import InvalidRequest
 from maquette.core.ids import new_task_id
 from maquette.core.rehearsal import OF_TRAININGS, Breakdown
+from maquette.core.requirements import shown
 from maquette.core.specs import (
+    CONSTANT_DEFAULTS,
+    DIFFUSION_SETTINGS,
     MAX_DRAWN_SEED,
     DatasetItem,
     Picture,
@@ -24,7 +27,7 @@ from maquette.core.specs import (
 )
 from maquette.db.events import append_event
 from maquette.db.move import create_task
-from maquette.families.registry import load_spec
+from maquette.families.registry import FamilySpec, load_spec
 from maquette.server import sandbox
 from maquette.server.assets import service as assets
 from maquette.server.assets.service import SealedAsset, UploadedAsset
@@ -56,6 +59,7 @@ async def draft(
     """
     breakdown = sandbox.breakdown(settings, request.name, OF_TRAININGS, field="name")
     base = await bases.pin(conn, sandbox.base_name(settings, request.base_model))
+    family = load_spec(base.family)
     expired = breakdown is Breakdown.EXPIRED_UPLOAD
     pictures = await _pictures(conn, settings, tenant_id, request.image_dataset_items, expired=expired)
     asked = resolve(
@@ -65,9 +69,10 @@ async def draft(
         pictures=[
             _picture(*numbered) for numbered in enumerate(zip(pictures, request.image_dataset_items, strict=True))
         ],
-        defaults=load_spec(base.family).defaults,
+        defaults=family.defaults,
         draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1,
     )
+    _check_uses(asked, family)
     spec = sandbox.small_training(settings, _within_steps(asked, request, settings.max_train_steps))
     notes = sandbox.departures(settings, request.base_model, asked, spec)
     return Draft(request.name, spec, tuple(pictures), notes)
@@ -123,6 +128,18 @@ def _picture(position: int, picture: tuple[UploadedAsset, DatasetItem]) -> Pictu
     caption = None if item.caption is UNSET else item.caption
     name = f"{position:02d}-{asset.id}.{asset.format}"
     return Picture(name=name, sha256=asset.sha256, caption=caption, held_out=item.held_out)
+
+
+def _check_uses(spec: TrainingSpec, family: FamilySpec) -> None:
+    """Refuse what a family has no use for, where it would change something; at its default it asks for nothing."""
+    unused = [name for name in DIFFUSION_SETTINGS if name not in family.takes]
+    if not family.trained_encoders:
+        unused.append("train_text_encoder")
+    for name in unused:
+        if (asked := getattr(spec.settings, name)) != CONSTANT_DEFAULTS[name]:
+            raise InvalidRequest(
+                f"expert_setting.{name}", f"{family.title} has no use for it, got {shown(asked)}; leave it out"
+            )
 
 
 def _within_steps(spec: TrainingSpec, request: TrainingRequest, most: int) -> TrainingSpec:

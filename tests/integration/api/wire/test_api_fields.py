@@ -70,7 +70,7 @@ TOP = {
 
 
 def test_the_cases_cover_every_field() -> None:
-    assert len(SETTINGS) == 15 + 6
+    assert len(SETTINGS) == 15 + 9
     assert list(TOP) == ["name", "base_model", "width", "height"]
 
 
