@@ -1,11 +1,13 @@
 """Looking at a base model's folder before it is registered; refiners are such folders too."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from maquette.bases.catalogue import BaseKind
+from maquette.bases.checkpoint import check_fit, recognise
 from maquette.bases.look import expect
 from maquette.core.basefolder import (
     MODEL_INDEX,
@@ -21,6 +23,8 @@ from maquette.core.basefolder import (
 from maquette.core.weights import BrokenWeights, TensorInfo, read_header
 
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})")
+"""What the names of files have that hold a part of a component's weights each."""
 
 
 class BaseFolder(Struct, frozen=True):
@@ -44,6 +48,9 @@ class BaseFolder(Struct, frozen=True):
 def inspect_base(path: Path, layouts: Mapping[str, BaseLayout], kind: BaseKind = BaseKind.CHECKPOINT) -> BaseFolder:
     """Check that a folder is a whole base model of one of the families with these layouts, and hash it.
 
+    Where its weights are in a file beside the components' folders, that file must fit their configurations, as far as
+    `misfits` can tell.
+
     Raises:
         BrokenBase: it is not; the message names the file and the fix.
     """
@@ -53,7 +60,9 @@ def inspect_base(path: Path, layouts: Mapping[str, BaseLayout], kind: BaseKind =
     declared = _declared(root, family, layouts[family])
     components = layouts[family].components
     file = single_file(root, [name for name, component in components.items() if component.weights])
-    if file is not None:
+    if file is not None and layouts[family].files:
+        _check_file(file, root, family, layouts[family])
+    elif file is not None:
         check_weights(root)
     for name, component in components.items():
         _check_component(root / name, component, declared[name], in_file=file is not None)
@@ -82,6 +91,15 @@ def _declared(root: Path, family: str, layout: BaseLayout) -> dict[str, object]:
             f"{root / MODEL_INDEX} declares no {', '.join(missing)}, which a base of the family {family} needs"
         )
     return declared
+
+
+def _check_file(file: Path, root: Path, family: str, layout: BaseLayout) -> None:
+    """Look at the file of weights beside the components' folders."""
+    checkpoint = recognise(file, {family: layout})
+    for name, component in layout.components.items():
+        if component.weights and name not in checkpoint.components and not any((root / name).glob(WEIGHTS)):
+            raise BrokenBase(f"{file} has no weights of the {name}, and {root / name} holds none either")
+    check_fit(checkpoint, root)
 
 
 def _check_component(folder: Path, layout: ComponentLayout, declared: object, *, in_file: bool) -> None:
@@ -114,4 +132,16 @@ def check_weights(folder: Path) -> dict[str, TensorInfo]:
             tensors |= read_header(file).tensors
         except BrokenWeights as error:
             raise BrokenBase(str(error)) from error
+    _check_shards(files)
     return tensors
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Assert that of weights in several files, which say how many they are, none is missing."""
+    for file in files:
+        if (found := SHARD.search(file.stem)) is None:
+            continue
+        count = int(found["count"])
+        there = [SHARD.sub(f"-{number:05}-of-{found['count']}", file.name) for number in range(1, count + 1)]
+        if missing := [name for name in there if not file.with_name(name).exists()]:
+            raise BrokenBase(f"{file.parent} lacks {', '.join(missing)}, of {count} files of its weights")

@@ -11,19 +11,18 @@ from maquette.core.weights import BrokenWeights, read_header
 SAFETENSORS = ".safetensors"
 CONFIG = "config.json"
 AUTOENCODER = "AutoencoderKL"
+_BASE = f"which is a folder in diffusers layout with a {MODEL_INDEX}, or one {SAFETENSORS} file"
 EXPECTED = {
-    BaseKind.CHECKPOINT: f"a checkpoint, which is a folder in diffusers layout with a {MODEL_INDEX}",
-    BaseKind.REFINER: f"a refiner, which is a folder in diffusers layout with a {MODEL_INDEX}",
+    BaseKind.CHECKPOINT: f"a checkpoint, {_BASE}",
+    BaseKind.REFINER: f"a refiner, {_BASE}",
     BaseKind.VAE: f"a VAE, which is the folder of an {AUTOENCODER} in diffusers layout",
     BaseKind.EMBEDDING: f"an embedding, which is a {SAFETENSORS} file",
 }
 MARKS = {
     ".lora_": "a LoRA's file",
     "lora_unet_": "a LoRA's file",
-    "model.diffusion_model.": (
-        "a whole checkpoint in one file; put it into a folder with the configurations and tokenizers of its published"
-        " base, and add that folder"
-    ),
+    "model.diffusion_model.": "a checkpoint in one file; add it with --kind checkpoint",
+    "double_blocks.": "a checkpoint in one file; add it with --kind checkpoint",
     "first_stage_model.": "a VAE's file, which diffusers can convert to a folder",
     "decoder.mid": "a VAE's file, which diffusers can convert to a folder",
     "text_model.": "a text encoder's file",

@@ -27,16 +27,64 @@ class ComponentLayout(Struct, frozen=True):
     weights: bool = True
 
 
+class Width(Struct, frozen=True):
+    """How long a tensor is along an axis, which a component's configuration says too.
+
+    Attributes:
+        tensor: as the file names it.
+        axis: counted from zero.
+        component: whose configuration it is.
+        field: of the configuration; behind a dot is a place in a list, from the end if negative.
+    """
+
+    tensor: str
+    axis: int
+    component: str
+    field: str
+
+
+class Depth(Struct, frozen=True):
+    """How many blocks of a kind a file has, which a component's configuration says too; see `Width`.
+
+    Attributes:
+        blocks: what their tensors' names begin with, up to the block's number.
+    """
+
+    blocks: str
+    component: str
+    field: str
+
+
+class FileLayout(Struct, frozen=True, kw_only=True):
+    """How a family's bases were published in one file, which knows neither configurations nor tokenizers.
+
+    Attributes:
+        marks: tensors that every such file has. A file is of the first layout whose marks it has all.
+        components: a tensor of each component whose weights may be in the file.
+        widths, depths: what the configurations beside a file must say of it.
+        published: repository on a model hub whose configurations are for such files; None where the file does not
+            tell which are.
+    """
+
+    marks: frozenset[str]
+    components: Mapping[str, str]
+    widths: tuple[Width, ...] = ()
+    depths: tuple[Depth, ...] = ()
+    published: str | None = None
+
+
 class BaseLayout(Struct, frozen=True):
-    """What the folders of a family's bases look like.
+    """What a family's bases look like.
 
     Attributes:
         pipelines: pipeline classes that `model_index.json` may name.
         components: those that training and drawing load. A folder may hold more, which nobody looks at.
+        files: how they were published in one file; none where they never were.
     """
 
     pipelines: frozenset[str]
     components: Mapping[str, ComponentLayout]
+    files: tuple[FileLayout, ...] = ()
 
 
 class BrokenBase(Exception):

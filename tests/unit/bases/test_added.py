@@ -197,7 +197,11 @@ def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[[Path], ob
     [
         ("unet.down_blocks.0.lora_A.weight", "found a LoRA's file"),
         ("lora_unet_down_blocks_0.alpha", "found a LoRA's file"),
-        ("model.diffusion_model.input_blocks.0.0.weight", "found a whole checkpoint in one file"),
+        ("double_blocks.0.img_attn.qkv.weight", "found a checkpoint in one file; add it with --kind checkpoint"),
+        (
+            "model.diffusion_model.input_blocks.0.0.weight",
+            "found a checkpoint in one file; add it with --kind checkpoint",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_no_embedding(tmp_path: Path, name: str, words: str) -> None:

@@ -113,8 +113,8 @@ def test_a_vae_is_added_and_as_another_kind_it_is_told_what_it_is(run: Run, data
     added = run("bases", "add", "soft", "--from", BUNDLED_PATH / "vae", "--kind", "vae", "--data-dir", data_dir)
     assert added.err.startswith("registered soft: vae, sd15, ")
     for kind, words in {
-        "checkpoint": "expected a checkpoint, which is a folder in diffusers layout with a model_index.json, found a",
-        "refiner": "expected a refiner, which is a folder in diffusers layout with a model_index.json, found a",
+        "checkpoint": "expected a checkpoint, which is a folder in diffusers layout with a model_index.json, or one",
+        "refiner": "expected a refiner, which is a folder in diffusers layout with a model_index.json, or one",
         "embedding": "expected an embedding, which is a .safetensors file, found a VAE's folder; add it with --kind",
         "upscaler": "kind: the one upscaler there is, Latent, needs no file",
     }.items():

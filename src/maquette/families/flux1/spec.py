@@ -1,6 +1,6 @@
 """FLUX.1: what everyone may know of it, torch-free."""
 
-from maquette.core.basefolder import BaseLayout, ComponentLayout
+from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
 from maquette.core.specs import FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
@@ -46,6 +46,40 @@ PUBLISHED = tuple(
 )
 """The blocks' layers as the model was published, where queries, keys and values are one layer."""
 
+CLIP, T5 = "text_encoders.clip_l.transformer.text_model.", "text_encoders.t5xxl.transformer."
+VAE = "vae.decoder.conv_in.weight"
+
+
+def _file(prefix: str, *, guided: bool) -> FileLayout:
+    """A base in one file: the transformer, and for ComfyUI what is around it. FLUX.1 [schnell] takes no guidance."""
+    marks = [f"{prefix}double_blocks.0.img_attn.qkv.weight", *([f"{prefix}guidance_in.in_layer.weight"] * guided)]
+    return FileLayout(
+        marks=frozenset(marks),
+        components={
+            "transformer": f"{prefix}double_blocks.0.img_attn.qkv.weight",
+            "vae": VAE,
+            "text_encoder": f"{CLIP}embeddings.token_embedding.weight",
+            "text_encoder_2": f"{T5}shared.weight",
+        },
+        widths=(
+            Width(f"{prefix}img_in.weight", 1, "transformer", "in_channels"),
+            Width(f"{prefix}txt_in.weight", 1, "transformer", "joint_attention_dim"),
+            Width(f"{prefix}vector_in.in_layer.weight", 1, "transformer", "pooled_projection_dim"),
+            Width(VAE, 0, "vae", "block_out_channels.-1"),
+            Width(VAE, 1, "vae", "latent_channels"),
+            Width(f"{CLIP}embeddings.token_embedding.weight", 1, "text_encoder", "hidden_size"),
+            Width(f"{T5}shared.weight", 1, "text_encoder_2", "d_model"),
+        ),
+        depths=(
+            Depth(f"{prefix}double_blocks.", "transformer", "num_layers"),
+            Depth(f"{prefix}single_blocks.", "transformer", "num_single_layers"),
+            # One where it is there.
+            Depth(f"{prefix}guidance_in.in_layer.weight", "transformer", "guidance_embeds"),
+        ),
+        published="black-forest-labs/FLUX.1-dev" if guided else "black-forest-labs/FLUX.1-schnell",
+    )
+
+
 SPEC = FamilySpec(
     name="flux1",
     title="FLUX.1",
@@ -63,6 +97,9 @@ SPEC = FamilySpec(
             "tokenizer_2": ComponentLayout("tokenizer_config.json", weights=False),
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
+        files=tuple(
+            _file(prefix, guided=guided) for prefix in ("", "model.diffusion_model.") for guided in (True, False)
+        ),
     ),
     keys={
         "transformer": ComponentKeys(kohya=("lora_unet", "lora_transformer"), renamed=PUBLISHED),

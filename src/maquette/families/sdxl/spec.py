@@ -1,7 +1,7 @@
 """Stable Diffusion XL: what everyone may know of it, torch-free."""
 
-from maquette.core.basefolder import BaseLayout, ComponentLayout
-from maquette.core.specs import DIFFUSION_SETTINGS, FamilyDefaults
+from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
+from maquette.core.specs import FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
 from maquette.families.registry import FamilySpec
@@ -48,6 +48,43 @@ def _published_blocks() -> tuple[tuple[str, str], ...]:
     return (*down, *middle, *up, *resizing, *inside)
 
 
+UNET, VAE = "model.diffusion_model.", "first_stage_model.decoder.conv_in.weight"
+CLIP, OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+
+
+def _file(*marks: str, published: str | None = None) -> FileLayout:
+    """A base in one file, as the first published code named its parts."""
+    components = {
+        "unet": f"{UNET}input_blocks.0.0.weight",
+        "vae": VAE,
+        "text_encoder": f"{CLIP}embeddings.token_embedding.weight",
+        "text_encoder_2": f"{OPEN_CLIP}token_embedding.weight",
+    }
+    return FileLayout(
+        marks=frozenset({components["unet"], components["text_encoder"], components["text_encoder_2"], *marks}),
+        components=components,
+        widths=(
+            Width(f"{UNET}input_blocks.0.0.weight", 0, "unet", "block_out_channels.0"),
+            Width(f"{UNET}input_blocks.0.0.weight", 1, "unet", "in_channels"),
+            Width(f"{UNET}middle_block.0.in_layers.2.weight", 0, "unet", "block_out_channels.-1"),
+            Width(f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1, "unet", "cross_attention_dim"),
+            Width(f"{UNET}label_emb.0.0.weight", 1, "unet", "projection_class_embeddings_input_dim"),
+            Width(VAE, 0, "vae", "block_out_channels.-1"),
+            Width(VAE, 1, "vae", "latent_channels"),
+            Width(f"{CLIP}embeddings.token_embedding.weight", 0, "text_encoder", "vocab_size"),
+            Width(f"{CLIP}embeddings.token_embedding.weight", 1, "text_encoder", "hidden_size"),
+            Width(f"{OPEN_CLIP}token_embedding.weight", 0, "text_encoder_2", "vocab_size"),
+            Width(f"{OPEN_CLIP}token_embedding.weight", 1, "text_encoder_2", "hidden_size"),
+        ),
+        depths=(
+            Depth(f"{UNET}middle_block.1.transformer_blocks.", "unet", "transformer_layers_per_block.-1"),
+            Depth(f"{CLIP}encoder.layers.", "text_encoder", "num_hidden_layers"),
+            Depth(f"{OPEN_CLIP}transformer.resblocks.", "text_encoder_2", "num_hidden_layers"),
+        ),
+        published=published,
+    )
+
+
 SPEC = FamilySpec(
     name="sdxl",
     title="Stable Diffusion XL",
@@ -65,6 +102,8 @@ SPEC = FamilySpec(
             "tokenizer_2": ComponentLayout("tokenizer_config.json", weights=False),
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
+        # Those that predict velocities say so by a tensor of this name, and nothing in them says how else they differ.
+        files=(_file("v_pred"), _file(published="stabilityai/stable-diffusion-xl-base-1.0")),
     ),
     keys={
         "unet": ComponentKeys(kohya=("lora_unet",), renamed=_published_blocks()),
@@ -84,5 +123,4 @@ SPEC = FamilySpec(
     pipeline="maquette.families.sdxl.pipeline:SdxlPipeline",
     objective="maquette.families.sdxl.objective:SdxlObjective",
     adapters="maquette.families.sdxl.adapters:SdxlAdapters",
-    takes=DIFFUSION_SETTINGS,
 )
