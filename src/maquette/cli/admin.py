@@ -11,6 +11,7 @@ import typer
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from maquette.cli.download import download_bar
 from maquette.cli.output import (
     DEFAULT_DATA_DIR,
     CommandFailed,
@@ -28,6 +29,7 @@ from maquette.core.registry import UnknownName
 from maquette.db.engine import Database, UnusableDatabase, open_database
 from maquette.db.migrate import require_current, upgrade_if_new
 from maquette.server.access import service as access
+from maquette.server.bases import adding
 from maquette.server.bases import service as base_service
 from maquette.server.logs import configure_logs
 from maquette.server.serve import serve as serve_forever
@@ -105,16 +107,47 @@ def revoke_key(
 def add_base(
     name: Annotated[str, typer.Argument(help="What requests call it.")],
     source: Annotated[
-        Path, typer.Option("--from", help="Folder in diffusers layout with safetensors weights; an embedding's file.")
+        str,
+        typer.Option(
+            "--from",
+            help="Folder in diffusers layout; a checkpoint's or an embedding's .safetensors file; or a repository of"
+            " the model hub, org/name, with @revision and /path behind it where wanted.",
+        ),
     ],
     kind: Annotated[base_service.BaseKind, typer.Option(help="What it is for.")] = base_service.BaseKind.CHECKPOINT,
+    configs: Annotated[
+        str,
+        typer.Option(
+            help="Where a checkpoint's file has its configurations and tokenizers from: a folder, a registered base, or"
+            " a repository. Left out, the obvious one."
+        ),
+    ] = "",
     json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Register a base model, or a model that drawing may add to one."""
-    with operator_errors():
-        base = asyncio.run(base_service.inspect_folder(name, source, kind))
-    _on_database(data_dir, Database.write, lambda conn: base_service.register(conn, base), may_be_new=True)
+
+    async def ask(conn: AsyncConnection) -> list[base_service.Base]:
+        await base_service.check_free(conn, name, kind)
+        return await base_service.of_kind(conn, base_service.BaseKind.CHECKPOINT)
+
+    # Before anything is downloaded, not after it.
+    checkpoints = _on_database(data_dir, Database.read, ask, may_be_new=True)
+    with operator_errors(), download_bar() as progress:
+        added = adding.add(
+            name,
+            source,
+            kind,
+            configs=configs,
+            folder=load_settings(os.environ, data_dir=data_dir).data_dir / "bases",
+            checkpoints=checkpoints,
+            environment=os.environ,
+            progress=progress,
+        )
+    base = added.base
+    _on_database(data_dir, Database.write, lambda conn: base_service.register(conn, base))
+    for origin in added.origins:
+        err.print(f"from {origin}")
     err.print(f"registered {base.name}: {base.kind}, {base.family}, {base.sha256[:10]}, {base.location}")
     if json:
         print_json(base)

@@ -55,13 +55,15 @@ async def inspect_folder(name: str, path: Path, kind: BaseKind = BaseKind.CHECKP
         InvalidRequest: the name is empty or too long, or that of the bundled base for something else; or models of this
             kind need no file.
     """
-    return await asyncio.to_thread(_inspect, read(name, Name, "name"), path, kind)
+    return await asyncio.to_thread(inspect, name, path, kind)
 
 
-def _inspect(name: str, path: Path, kind: BaseKind) -> Base:
+def inspect(name: str, path: Path, kind: BaseKind) -> Base:
+    """As `inspect_folder`, for commands."""
+    check_name(name)
     bundled = kind is BaseKind.CHECKPOINT and path.resolve() == BUNDLED_PATH.resolve() and name == BUNDLED_BASE.name
-    if BUNDLED_BASE.name in spellings(name) and not bundled:
-        raise InvalidRequest("name", f"{name!r} is the base that comes with Maquette; choose another name")
+    if not bundled:
+        check_not_bundled(name)
     match kind:
         case BaseKind.CHECKPOINT | BaseKind.REFINER:
             found = inspect_base(path, layouts(), kind)
@@ -90,6 +92,38 @@ def _inspect(name: str, path: Path, kind: BaseKind) -> Base:
     )
 
 
+def check_name(name: str) -> None:
+    """Assert that a model may be called so.
+
+    Raises:
+        InvalidRequest: it is empty or too long.
+    """
+    read(name, Name, "name")
+
+
+def check_not_bundled(name: str) -> None:
+    """Assert that a name does not mean the bundled base.
+
+    Raises:
+        InvalidRequest: it does.
+    """
+    if BUNDLED_BASE.name in spellings(name):
+        raise InvalidRequest("name", f"{name!r} is the base that comes with Maquette; choose another name")
+
+
+async def check_free(conn: AsyncConnection, name: str, kind: str) -> None:
+    """Assert that a model of a kind may be registered under a name.
+
+    Raises:
+        InvalidRequest: another model of this kind has the same file name.
+    """
+    for other in await repository.find_called(conn, spellings(name)):
+        if other.name != name and other.kind == kind and file_name(other.name) == file_name(name):
+            raise InvalidRequest(
+                "name", f"{name!r} and {other.name!r}, which is registered, mean the same; choose another name"
+            )
+
+
 async def register(conn: AsyncConnection, base: Base) -> None:
     """Open a model to every tenant.
 
@@ -97,13 +131,9 @@ async def register(conn: AsyncConnection, base: Base) -> None:
     go: a model's own name means that model, however it is spelt.
 
     Raises:
-        InvalidRequest: another model of this kind has the same file name.
+        InvalidRequest: see `check_free`.
     """
-    for other in await repository.find_called(conn, spellings(base.name)):
-        if other.name != base.name and other.kind == base.kind and file_name(other.name) == file_name(base.name):
-            raise InvalidRequest(
-                "name", f"{base.name!r} and {other.name!r}, which is registered, mean the same; choose another name"
-            )
+    await check_free(conn, base.name, base.kind)
     await repository.put(conn, base, file_name(base.name), spellings(base.name))
 
 

@@ -1,0 +1,82 @@
+"""A base's folder in the making: filled from a hub or from other folders, and put in its place when it is whole.
+
+It lies beside its place, under the same name with `.part` behind it. What has been put into it stays when the making
+breaks off, so that the next one goes on from there.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from maquette.core.basefolder import BrokenBase
+from maquette.core.files import file_sha256, fsync_directory
+
+PART = ".part"
+OLD = ".old"
+
+
+@contextmanager
+def making(place: Path) -> Generator[Path]:
+    """The folder in which what shall lie at `place` is made, for one at a time.
+
+    Raises:
+        BrokenBase: another process makes it.
+    """
+    part = place.with_name(place.name + PART)
+    part.mkdir(parents=True, exist_ok=True)
+    lock = os.open(part, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BrokenBase(f"{part} is being filled by another command; wait until that has ended") from None
+        yield part
+    finally:
+        os.close(lock)
+
+
+def tidy(part: Path, names: Collection[str]) -> None:
+    """Erase what an earlier try has left in a folder beside the files of these names."""
+    wanted = {part / name for name in names}
+    for path in sorted(part.rglob("*"), reverse=True):
+        if not path.is_dir():
+            if path not in wanted:
+                path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
+
+
+def put_in_place(part: Path, place: Path) -> None:
+    """Give a made folder its place, and throw away what lay there; whoever has its files open keeps them."""
+    old = place.with_name(place.name + OLD)
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    part.rename(place)
+    fsync_directory(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def bring(source: Path, path: Path) -> None:
+    """Put a file of this machine at `path`: as another name for the same bytes, or copied where that can't be.
+
+    Raises:
+        BrokenBase: the copy is not what the source is.
+        OSError: it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    source = source.resolve()
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copyfile(source, path)
+        if file_sha256(path) != file_sha256(source):
+            path.unlink()
+            raise BrokenBase(
+                f"{path} is not what {source} is, of which it is a copy; the disk may be failing"
+            ) from None

@@ -1,0 +1,34 @@
+"""The progress bar of a download."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from maquette.cli.output import err
+
+
+@contextmanager
+def download_bar() -> Generator[Callable[[str, int, int], None]]:
+    """A bar on stderr from the first call on, which says: which file, how many bytes by now, and how many in all."""
+    bar = Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        console=err,
+    )
+    download = bar.add_task("download", total=None, note="")
+
+    def progress(name: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(download, completed=done, total=total, note=name)
+
+    try:
+        yield progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
