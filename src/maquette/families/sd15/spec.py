@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: what everyone may know of it, torch-free."""
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
-from maquette.core.specs import FamilyDefaults
+from maquette.core.specs import DIFFUSION_SETTINGS, FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
 from maquette.families.registry import FamilySpec
@@ -81,4 +81,5 @@ SPEC = FamilySpec(
     pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
     objective="maquette.families.sd15.objective:Sd15Objective",
     adapters="maquette.families.sd15.adapters:Sd15Adapters",
+    takes=DIFFUSION_SETTINGS,
 )

@@ -1,7 +1,7 @@
 """Stable Diffusion XL: what everyone may know of it, torch-free."""
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
-from maquette.core.specs import FamilyDefaults
+from maquette.core.specs import DIFFUSION_SETTINGS, FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
 from maquette.families.registry import FamilySpec
@@ -123,4 +123,5 @@ SPEC = FamilySpec(
     pipeline="maquette.families.sdxl.pipeline:SdxlPipeline",
     objective="maquette.families.sdxl.objective:SdxlObjective",
     adapters="maquette.families.sdxl.adapters:SdxlAdapters",
+    takes=DIFFUSION_SETTINGS,
 )
