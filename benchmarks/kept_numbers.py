@@ -1,4 +1,5 @@
-"""How many numbers does training keep for the backward pass, for each pixel? What families' memory models say.
+"""How many numbers does training keep for the backward pass, for each pixel, and for each prompt where text encoders
+train? What families' memory models say.
 
     python benchmarks/kept_numbers.py
 
@@ -19,7 +20,9 @@ import diffusers
 import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from maquette.families.adapters import CLIP_TARGETS
 from maquette.families.flux1.adapters import TRANSFORMER_TARGETS
 from maquette.families.registry import load_spec
 from maquette.families.sd15.adapters import UNET_TARGETS as SD15_TARGETS
@@ -29,6 +32,8 @@ META = torch.device("meta")
 SIDES = (512, 1024)
 RECOMPUTED = ("ResnetBlock2D", "BasicTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
 """Modules whose insides are computed again with gradient checkpointing."""
+TOKENS = 77
+"""Of a prompt that CLIP reads."""
 NUMBER = 2
 """Bytes of a number in bfloat16."""
 
@@ -71,6 +76,9 @@ def main() -> int:
                 f"{name} at {side}: {kept.activations:.0f} counted, {whole:.0f} scaled; "
                 f"with gradient checkpointing {kept.recomputed:.0f} and {recomputed:.0f}"
             )
+    for name, encoders in TEXT_ENCODERS.items():
+        kept = sum(count_prompt(encoder) for encoder in encoders)
+        print(f"{name}, a prompt: {kept:.0f} counted, {kept * shares[0]:.0f} scaled")
     return 0
 
 
@@ -100,6 +108,14 @@ def count(build: Callable[[], Any], call: Callable[[Any, int], Any], side: int) 
         call(model, side)
         inputs = numbers()
     return Kept(whole / pixels, (inputs + largest) / pixels)
+
+
+def count_prompt(build: Callable[[], Any]) -> float:
+    """Count what a text encoder that trains keeps of one prompt."""
+    model = build().to(torch.bfloat16).train()
+    with saving(model) as numbers, patch("torch.nn.functional.scaled_dot_product_attention", fused):
+        model(zeros(1, TOKENS, dtype=torch.long))
+        return numbers()
 
 
 @contextmanager
@@ -167,6 +183,37 @@ def flux1() -> Any:
     return with_lora(FluxTransformer2DModel, TRANSFORMER_TARGETS, {"guidance_embeds": True})
 
 
+def clip_large() -> Any:
+    """CLIP ViT-L, the text encoder of Stable Diffusion 1.5, and the first of the other two."""
+    return with_lora_on_text(
+        CLIPTextModel,
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    )
+
+
+def clip_big() -> Any:
+    """OpenCLIP ViT-bigG, Stable Diffusion XL's second."""
+    return with_lora_on_text(
+        CLIPTextModelWithProjection,
+        {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "projection_dim": 1280,
+            "hidden_act": "gelu",
+        },
+    )
+
+
+def with_lora_on_text(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A text encoder without weights, and a LoRA of rank 1 on it."""
+    with META:
+        model = kind(CLIPTextConfig(**config)).requires_grad_(False)
+    model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(CLIP_TARGETS)))
+    return model
+
+
 def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """A tensor without values."""
     return torch.zeros(shape, device=META, dtype=dtype)
@@ -202,6 +249,13 @@ FAMILIES: Mapping[str, tuple[Callable[[], Any], Callable[[Any, int], Any]]] = {
     "sdxl": (sdxl, call_sdxl),
     "flux1": (flux1, call_flux1),
 }
+
+TEXT_ENCODERS: Mapping[str, Sequence[Callable[[], Any]]] = {
+    "sd15": (clip_large,),
+    "sdxl": (clip_large, clip_big),
+    "flux1": (clip_large,),
+}
+"""Those that a LoRA may be put on."""
 
 
 if __name__ == "__main__":

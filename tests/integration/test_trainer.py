@@ -25,7 +25,7 @@ from maquette.core.files import file_sha256
 from maquette.core.findings import FindingCode
 from maquette.core.lifecycle import Reason
 from maquette.core.processes import is_alive
-from maquette.core.progress import CheckpointSaved, Failed, Finished, Found, PhaseBegan, Started, Step, Stopped
+from maquette.core.progress import CheckpointSaved, Failed, Finished, Found, Phase, PhaseBegan, Started, Step, Stopped
 from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSettings
@@ -42,6 +42,8 @@ from maquette.trainer.tensors import read_tensors
 
 pytestmark = pytest.mark.torch
 
+Trained = Callable[[Path, dict[str, Any]], dict[str, torch.Tensor]]
+
 PATIENCE = 120
 WHOLE: dict[str, Any] = {
     "train_text_encoder": True,
@@ -53,6 +55,12 @@ WHOLE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def velocities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that predicts velocities."""
+    return build_tiny_base(tmp_path_factory.mktemp("bases") / "velocities", prediction_type="v_prediction")
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +270,31 @@ DECIDING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "shuffle_tags": (TAGS, {"shuffle_tags": True}),
     "random_flip": ({}, {"random_flip": True}),
     "optimizer": ({}, {"optimizer": Optimizer.PRODIGY}),
+    "snr_gamma": ({}, {"snr_gamma": 1e-3}),
+    "noise_offset": ({}, {"noise_offset": 0.1}),
+    "zero_terminal_snr": ({}, {"zero_terminal_snr": True}),
 }
+
+
+def train_shortly(folder: Path, base: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that two steps end in."""
+    directory = make_run(folder / "run", base, **({"max_train_steps": 2, "lora_text_encoder_r": 4} | settings))
+    run_here(directory)
+    return read_tensors(weights(directory))
+
+
+@pytest.fixture(scope="class")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Trains shortly, on one base with the same settings once."""
+    known: dict[tuple[Path, str], dict[str, torch.Tensor]] = {}
+
+    def train(base: Path, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+        key = base, repr(sorted(settings.items()))
+        if key not in known:
+            known[key] = train_shortly(tmp_path_factory.mktemp("short"), base, settings)
+        return known[key]
+
+    return train
 
 
 class TestSettings:
@@ -270,21 +302,19 @@ class TestSettings:
         assert DECIDING.keys() == set(TrainingSettings.__struct_fields__)
 
     @pytest.mark.parametrize("field", DECIDING)
-    def test_each_setting_decides_the_weights_and_nothing_else_does(
-        self, base: Path, tmp_path: Path, field: str
-    ) -> None:
+    def test_each_setting_decides_the_weights(self, base: Path, velocities: Path, trained: Trained, field: str) -> None:
         both, second = DECIDING[field]
-
-        def trained(name: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-            directory = make_run(tmp_path / name, base, **({"max_train_steps": 2, "lora_text_encoder_r": 4} | settings))
-            run_here(directory)
-            return read_tensors(weights(directory))
-
-        one, again, other = trained("one", both), trained("again", both), trained("other", both | second)
-        assert all(torch.equal(one[name], tensor) for name, tensor in again.items())
+        trained_on = velocities if field == "zero_terminal_snr" else base
+        one, other = trained(trained_on, both), trained(trained_on, both | second)
         assert one.keys() != other.keys() or not all(
             one[name].shape == tensor.shape and torch.equal(one[name], tensor) for name, tensor in other.items()
         )
+
+    @pytest.mark.parametrize("settings", [{}, PRIOR | TEXT | TAGS | {"shuffle_tags": True, "caption_dropout": 0.5}])
+    def test_nothing_else_does(self, base: Path, trained: Trained, tmp_path: Path, settings: dict[str, Any]) -> None:
+        one, again = trained(base, settings), train_shortly(tmp_path, base, settings)
+        assert one.keys() == again.keys()
+        assert all(torch.equal(one[name], tensor) for name, tensor in again.items())
 
     def test_a_pictures_own_caption_replaces_the_instance_prompt(self, base: Path, tmp_path: Path) -> None:
         def losses(name: str, caption: str | None, instance_prompt: str) -> list[float]:
@@ -323,6 +353,15 @@ class TestSettings:
 
 
 class TestFailedRun:
+    def test_a_base_that_can_not_be_trained_as_asked_is_told_before_anything_is_encoded(
+        self, base: Path, tmp_path: Path
+    ) -> None:
+        directory = make_run(tmp_path / "run", base, zero_terminal_snr=True)
+        with pytest.raises(BrokenBase, match="zero_terminal_snr: the base predicts epsilon"):
+            run_here(directory)
+        told = [message.phase for message in read_messages(directory) if isinstance(message, PhaseBegan)]
+        assert told == [Phase.PREPARE]
+
     def test_an_unreadable_picture_ends_the_process_with_its_name(self, base: Path, tmp_path: Path) -> None:
         directory = make_run(tmp_path / "run", base)
         (directory.images / "1-disc.png").write_text("only words")

@@ -31,6 +31,7 @@ class FindingCode(StrEnum):
     FACES_NOT_SEARCHED = "faces_not_searched"
     FACES_NOT_RESTORED = "faces_not_restored"
     CAPTION_CUT = "caption_cut"
+    TEXT_ENCODER_LEFT = "text_encoder_left"
 
 
 SEVERITIES = {
@@ -43,6 +44,7 @@ SEVERITIES = {
     FindingCode.FACES_NOT_SEARCHED: Severity.WARNING,
     FindingCode.FACES_NOT_RESTORED: Severity.WARNING,
     FindingCode.CAPTION_CUT: Severity.INFO,
+    FindingCode.TEXT_ENCODER_LEFT: Severity.INFO,
 }
 
 

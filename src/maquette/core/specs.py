@@ -192,7 +192,11 @@ PriorLossWeight = Annotated[
     float, Meta(gt=0, le=FLOAT32_MAX, title="Prior loss weight", description="Weight of the class pictures' loss.")
 ]
 TrainTextEncoder = Annotated[
-    bool, Meta(title="Train text encoder", description="Put a LoRA on the text encoder as well.")
+    bool,
+    Meta(
+        title="Train text encoder",
+        description="Put a LoRA on the text encoders as well, as far as the base's family can have one there.",
+    ),
 ]
 LoraRank = Annotated[int, Meta(ge=4, le=128, title="LoRA rank", description="Rank of the denoiser's LoRA matrices.")]
 LoraAlpha = Annotated[

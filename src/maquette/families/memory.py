@@ -36,6 +36,8 @@ class MemoryModel(Struct, frozen=True, kw_only=True):
         lora_per_rank, text_encoder_lora_per_rank: parameters of a LoRA of rank 1.
         activations: numbers kept for the backward pass, for each pixel of each picture that is shown at once.
         recomputed: the same with gradient checkpointing (Chen et al. 2016, arXiv:1604.06174).
+        text_encoder_activations: numbers kept for each prompt that is read at once, where the text encoders train. They
+            are never computed again: beside a denoiser's they are few.
     """
 
     denoiser: PartModel
@@ -45,6 +47,7 @@ class MemoryModel(Struct, frozen=True, kw_only=True):
     text_encoder_lora_per_rank: int
     activations: int
     recomputed: int
+    text_encoder_activations: int
 
 
 class Sizes(Struct, frozen=True):
@@ -162,22 +165,29 @@ def _training_bytes(layout: Layout, together: bool, recompute: bool, rows: int) 
         resting += sizes.text_encoders * layout.weight_bytes
     if together:
         resting += sizes.autoencoder * FLOAT32
-    width = sqrt(sizes.denoiser / model.denoiser.parameters)
-    kept = model.recomputed if recompute else model.activations
-    return resting + _lora_bytes(layout, width) + int(kept * width * layout.pixels * rows * layout.weight_bytes)
-
-
-def _lora_bytes(layout: Layout, width: float) -> int:
-    """A LoRA, its gradients and the optimiser's moments.
-
-    Layers of a base that is not as wide as the published ones are so in proportion: its parameters grow with the square
-    of its width, a LoRA's and the activations with the width itself.
-    """
-    model, settings = layout.model, layout.spec.settings
-    weights = width * model.lora_per_rank * settings.lora_r
+    per_pixel = model.recomputed if recompute else model.activations
+    kept = per_pixel * layout.pixels * _width(sizes.denoiser, model.denoiser)
     if settings.train_text_encoder:
-        weights += width * model.text_encoder_lora_per_rank * settings.lora_text_encoder_r
+        kept += model.text_encoder_activations * _width(sizes.text_encoders, model.text_encoders)
+    return resting + _lora_bytes(layout) + int(kept * rows * layout.weight_bytes)
+
+
+def _lora_bytes(layout: Layout) -> int:
+    """A LoRA, its gradients and the optimiser's moments."""
+    model, sizes, settings = layout.model, layout.sizes, layout.spec.settings
+    weights = model.lora_per_rank * settings.lora_r * _width(sizes.denoiser, model.denoiser)
+    if settings.train_text_encoder:
+        per_rank = model.text_encoder_lora_per_rank * _width(sizes.text_encoders, model.text_encoders)
+        weights += per_rank * settings.lora_text_encoder_r
     return int(weights * FLOAT32 * (2 + MOMENTS[settings.optimizer]))
+
+
+def _width(parameters: int, part: PartModel) -> float:
+    """How wide a part's layers are beside the published ones, which are wide in proportion.
+
+    Parameters grow with the square of the width, a LoRA's and the activations with the width itself.
+    """
+    return sqrt(parameters / part.parameters)
 
 
 def _drawing_bytes(layout: Layout) -> int:

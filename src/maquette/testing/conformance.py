@@ -194,6 +194,9 @@ def trains_two_steps(subject: Subject) -> None:
     expect(all(tensor.isfinite().all() for tensor in tensors.values()), "a weight is not finite")
     moved = [name for name, tensor in tensors.items() if ".lora_B." in name and tensor.any()]
     expect(len(moved) > 0, "no weight has moved")
+    spec = load_spec(subject.name)
+    encoders = {name.partition(".")[0] for name in tensors}.intersection(spec.memory.text_encoders.components)
+    expect(encoders == set(spec.trained_encoders), f"it trains the text encoders {encoders}, and says otherwise")
     kohya = _adapters(subject).read(str(output / LORA_FILES[LoraLayout.KOHYA]))
     expect(2 * len(kohya.layers) == len(tensors), "kohya's layout has other layers")
 

@@ -1,6 +1,6 @@
 """From staged picture files to examples, and what there is to say about them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +9,12 @@ import torch
 from msgspec.structs import replace
 from PIL import Image
 
-from maquette.core.findings import FindingCode, finding
+from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.lifecycle import Reason
-from maquette.core.specs import Picture
+from maquette.core.specs import Picture, TrainingSpec
 from maquette.families.base import Pipeline
 from maquette.families.precision import resting
+from maquette.families.registry import load_spec
 from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.faces import load_detector
 from maquette.pictures.findings import find_out, unreadable
@@ -66,6 +67,7 @@ def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -
     for found in [
         *(unreadable(picture.name, error) for picture, error in broken),
         *find_out(training, facts, restored=preparer.restorer is not None),
+        *_of_text_encoders(training),
     ]:
         attempt.reporter.finding(found)
     if broken:
@@ -82,6 +84,17 @@ def tell_cut_captions(attempt: Attempt, pipeline: Pipeline) -> None:
             attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"the caption {problem}", picture.name))
     if not pipeline.fits(attempt.training.settings.instance_prompt):
         attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"instance_prompt {problem}"))
+
+
+def _of_text_encoders(training: TrainingSpec) -> Iterator[Finding]:
+    family = load_spec(training.base.family)
+    left = [name for name in family.memory.text_encoders.components if name not in family.trained_encoders]
+    if training.settings.train_text_encoder and left:
+        yield finding(
+            FindingCode.TEXT_ENCODER_LEFT,
+            f"train_text_encoder: of the text encoders, {', '.join(family.trained_encoders) or 'none'} is trained;"
+            f" a LoRA of {family.title} can't touch {', '.join(left)}",
+        )
 
 
 def _preparer(attempt: Attempt) -> Preparer:

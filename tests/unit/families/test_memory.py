@@ -79,6 +79,19 @@ def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, Any]) -> None:
     assert choose(layout(**setting), PLENTY).needed > choose(layout(), PLENTY).needed
 
 
+def test_text_encoders_that_train_keep_activations_of_every_prompt() -> None:
+    def more(rows: int) -> int:
+        plain, trained = (
+            choose(layout(train_batch_size=rows, train_text_encoder=trains), PLENTY).needed for trains in (False, True)
+        )
+        return trained - plain
+
+    rank, moments_and_gradients = 16, 4
+    lora = MODEL.text_encoder_lora_per_rank * rank * moments_and_gradients * FLOAT32
+    assert more(1) == lora + MODEL.text_encoder_activations * BFLOAT16
+    assert more(4) == lora + 4 * MODEL.text_encoder_activations * BFLOAT16
+
+
 def test_a_small_base_takes_little() -> None:
     small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, PUBLISHED.autoencoder // 100)
     assert choose(layout(sizes=small), PLENTY).needed < choose(layout(), PLENTY).needed / 8

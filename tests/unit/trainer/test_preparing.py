@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from PIL import Image
 
-from maquette.core.findings import Finding, FindingCode
+from maquette.core.findings import Finding, FindingCode, Severity
 from maquette.core.ids import sha256_hex
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import Found
@@ -188,6 +188,19 @@ def test_a_picture_that_was_never_staged_in_is_not_the_owners_fault(
     (directory.images / "0.png").unlink()
     with pytest.raises(FileNotFoundError):
         prepared(run)
+
+
+@pytest.mark.parametrize(("family", "trains", "told"), [("flux1", True, 1), ("flux1", False, 0), ("sdxl", True, 0)])
+def test_a_text_encoder_that_can_have_no_lora_is_told(
+    directory: RunDirectory, reporter: Reporter, family: str, trains: bool, told: int
+) -> None:
+    run = attempt(directory, reporter, noise(0), train_text_encoder=trains)
+    training = replace(run.training, base=replace(run.training.base, family=family))
+    prepared(Attempt(directory, replace(run.spec, training=training), run.supervision, reporter))
+    message = (
+        "train_text_encoder: of the text encoders, text_encoder is trained; a LoRA of FLUX.1 can't touch text_encoder_2"
+    )
+    assert findings(run) == [Finding(FindingCode.TEXT_ENCODER_LEFT, Severity.INFO, message)] * told
 
 
 def test_cut_captions_are_told(directory: RunDirectory, reporter: Reporter) -> None:

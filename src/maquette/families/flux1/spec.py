@@ -115,6 +115,7 @@ SPEC = FamilySpec(
         text_encoder_lora_per_rank=73_728,
         activations=27_000,
         recomputed=2_900,
+        text_encoder_activations=17_400_000,
     ),
     pipeline="maquette.families.flux1.pipeline:Flux1Pipeline",
     objective="maquette.families.flux1.objective:Flux1Objective",

@@ -68,7 +68,8 @@ SPEC = FamilySpec(
         "text_encoder": ComponentKeys(kohya=("lora_te", "lora_te1"), level="text_model."),
     },
     # Parameters as the shapes of Stable Diffusion 1.5 say; activations as an H200 took them at 512 pixels in bfloat16,
-    # batch 1 (benchmarks/results/train_loop_sd15_sd15_cuda.json).
+    # batch 1 (benchmarks/results/train_loop_sd15_sd15_cuda.json), the text encoder's as `benchmarks/kept_numbers.py`
+    # counts them.
     memory=MemoryModel(
         denoiser=PartModel(("unet",), 859_520_964),
         text_encoders=PartModel(("text_encoder",), 123_060_480),
@@ -77,6 +78,7 @@ SPEC = FamilySpec(
         text_encoder_lora_per_rank=73_728,
         activations=2_900,
         recomputed=900,
+        text_encoder_activations=17_400_000,
     ),
     pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
     objective="maquette.families.sd15.objective:Sd15Objective",

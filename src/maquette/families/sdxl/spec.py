@@ -119,6 +119,7 @@ SPEC = FamilySpec(
         text_encoder_lora_per_rank=401_408,
         activations=5_200,
         recomputed=650,
+        text_encoder_activations=74_200_000,
     ),
     pipeline="maquette.families.sdxl.pipeline:SdxlPipeline",
     objective="maquette.families.sdxl.objective:SdxlObjective",
