@@ -3,13 +3,13 @@
     python benchmarks/train_loop.py
 
 Both loops train a LoRA of the same rank on the same layers of the same base, on the same pictures, in the same
-precision, on the same device, in one run and in turns. The plain loop is written in the manner of diffusers'
-DreamBooth LoRA example: each step opens pictures, encodes them and their prompts, and takes an optimiser step. Ours
-is the trainer's own `train`; what it caches before is counted in, spread over 500 steps.
+precision, on the same device, in one run and in turns. The plain loop is diffusers' DreamBooth LoRA example for the
+family (`plain_loops.py`). Ours is the trainer's own `train`; what it caches before is counted in, spread over 500
+steps.
 
-On a CPU the base is the bundled one; with `--shape sd15` it is SD 1.5 in its real size, of random weights. `--compile`
-measures both loops with the compiled denoiser too. Utilisation is of the rate at which the device multiplies two large
-bfloat16 matrices, measured in the same run.
+Bases are small: the bundled one, and the tests' tiny ones for other families. With `--real` they have their published
+sizes, of random weights. `--compile` measures both loops with the denoiser's repeated blocks compiled, too.
+Utilisation is of the rate at which the device multiplies two large bfloat16 matrices, measured in the same run.
 """
 
 import argparse
@@ -29,15 +29,8 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import cast_training_params
 from msgspec.structs import replace
-from peft import LoraConfig
 from PIL import Image
-from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import machine
@@ -46,23 +39,23 @@ from maquette.core.rundir import RunDirectory
 from maquette.core.specs import SampleSpec
 from maquette.families.base import Family, Pipeline, load_family
 from maquette.families.precision import working
-from maquette.families.sd15.adapters import UNET_TARGETS
+from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
-from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_bases import TINY_BASES
 from maquette.trainer import loop
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
-from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.data import Example
 from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
-from real_sizes import sd15_text_encoder, sd15_unet, sd15_vae
+from plain_loops import PLAIN_LOOPS, Pictures
+from real_sizes import real_parts
 
-FAMILY = "sd15"
 RANK = 16
 PICTURES = 8
 PROMPT = "a photo of ohwx creature"
@@ -87,54 +80,75 @@ class Figures:
         return statistics.median(self.steps) + self.before / COUNTED_STEPS
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is trained, and on what.
+
+    Attributes:
+        parts: makes the base anew, as a pipeline of diffusers', where and as it rests for training.
+        run: a run directory whose settings both loops have.
+    """
+
+    family: str
+    parts: Callable[[], Any]
+    run: RunDirectory
+    pictures: Sequence[Path]
+    device: torch.device
+    side: int
+
+    def pipeline(self) -> Pipeline:
+        """The base, as the trainer has it."""
+        make: Any = load_family(self.family).pipeline
+        return make(self.parts())
+
+
 def main() -> int:
     """Measure, print, and write the figures where asked to; 0 if the bar was met, or where it does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}/")
-    parser.add_argument("--shape", choices=("bundled", "sd15"), default="bundled", help="which base (default: bundled)")
+    parser.add_argument("--family", choices=FAMILIES.names(), default="sd15", help="which family (default: sd15)")
+    parser.add_argument("--real", action="store_true", help="a base of the published size")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--side", type=int, default=128, help="pixels (default: 128)")
     parser.add_argument("--batch", type=int, default=1, help="pictures a step (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each loop (default: 5)")
     parser.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
-    parser.add_argument("--compile", action="store_true", help="measure with the compiled denoiser too")
+    parser.add_argument("--compile", action="store_true", help="measure with compiled blocks too")
     arguments = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()
-    device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        base = BUNDLED_PATH if arguments.shape == "bundled" else build_sd15(folder / "base")
-        pictures = draw_pictures(folder / "pictures", arguments.side)
-        found = {
-            compiled: measure(base, pictures, folder, device, arguments, compiled=compiled == "compiled")
-            for compiled in ("plain", *(["compiled"] if arguments.compile else []))
-        }
-        operations = count_operations(base, device, arguments.side, arguments.batch)
-    rate = matrix_rate(device) if device.type == "cuda" else None
+        subject = make_subject(Path(name), arguments)
+        ways = [False, *([True] if arguments.compile else [])]
+        found = {compiled: measure(subject, arguments, compiled=compiled) for compiled in ways}
+        operations = count_operations(subject, arguments.batch)
+    shape = "real" if arguments.real else "small"
+    rate = matrix_rate(subject.device) if subject.device.type == "cuda" else None
     figures: dict[str, Any] = {
         "machine": machine("torch", "diffusers", "peft", "accelerate")
-        | ({"device": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-        "shape": arguments.shape,
+        | ({"device": torch.cuda.get_device_name(subject.device)} if subject.device.type == "cuda" else {}),
+        "family": arguments.family,
+        "shape": shape,
         "side": arguments.side,
         "batch": arguments.batch,
         "rank": RANK,
         "operations_a_step": operations,
         "matrix_operations_a_second": rate,
     }
-    for how, (ours, theirs) in found.items():
+    for compiled, (ours, theirs) in found.items():
+        how = "compiled" if compiled else "plain"
         figures[how] = {
             "ours": told(ours, operations, rate),
             "plain_loop": told(theirs, operations, rate),
             "ratio": theirs.seconds_a_step() / ours.seconds_a_step(),
         }
-        print(f"{arguments.shape} at {arguments.side}, batch {arguments.batch}, {device}, {how}:")
+        print(f"{arguments.family}, {shape}, at {arguments.side}, batch {arguments.batch}, {arguments.device}, {how}:")
         for loop_name in ("ours", "plain_loop"):
             print("  " + line(loop_name, figures[how][loop_name]))
         print(f"  ours over the plain loop: {figures[how]['ratio']:.2f} times the steps a second (bar {BAR})")
     if arguments.record:
-        target = RESULTS / f"train_loop_{FAMILY}_{arguments.shape}_{device.type}.json"
+        target = RESULTS / f"train_loop_{arguments.family}_{shape}_{subject.device.type}.json"
         target.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0 if device.type != "cpu" or figures["plain"]["ratio"] >= BAR else 1
+    return 0 if subject.device.type != "cpu" or figures["plain"]["ratio"] >= BAR else 1
 
 
 def told(figures: Figures, operations: int, rate: float | None) -> dict[str, Any]:
@@ -163,20 +177,34 @@ def line(name: str, found: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ bases and pictures
 
 
-def build_sd15(folder: Path) -> Path:
-    """A base of SD 1.5's shape; tokenizer and schedule are the tiny base's."""
-    tiny = folder.with_name("tiny")
-    build_tiny_base(tiny)
-    parts: Any = StableDiffusionPipeline.from_pretrained(
-        str(tiny),
-        local_files_only=True,
-        safety_checker=None,
-        unet=sd15_unet(),
-        text_encoder=sd15_text_encoder(),
-        vae=sd15_vae(),
+def make_subject(folder: Path, arguments: argparse.Namespace) -> Subject:
+    """A base, pictures, and a run with the settings of both loops."""
+    family, device = arguments.family, torch.device(arguments.device)
+    small = BUNDLED_PATH if family == "sd15" else TINY_BASES.load(family).build(folder / "small")
+    made = itertools.count()
+
+    def real() -> Any:
+        return real_parts(family, folder / f"real-{next(made)}", device)
+
+    def bundled() -> Any:
+        pipeline: Any = load_family(family).pipeline.load(small, device)
+        return pipeline.parts
+
+    settings: dict[str, Any] = {
+        "train_batch_size": arguments.batch,
+        "lora_r": RANK,
+        "lora_alpha": RANK,
+        "learning_rate": RATE,
+        "instance_prompt": PROMPT,
+    }
+    return Subject(
+        family=family,
+        parts=real if arguments.real else bundled,
+        run=make_run(folder / "run", small, **settings),
+        pictures=draw_pictures(folder / "pictures", arguments.side),
+        device=device,
+        side=arguments.side,
     )
-    parts.save_pretrained(str(folder))
-    return folder
 
 
 def draw_pictures(folder: Path, side: int) -> list[Path]:
@@ -193,28 +221,17 @@ def draw_pictures(folder: Path, side: int) -> list[Path]:
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
-def measure(
-    base: Path, pictures: Sequence[Path], folder: Path, device: torch.device, arguments: Any, *, compiled: bool
-) -> tuple[Figures, Figures]:
+def measure(subject: Subject, arguments: argparse.Namespace, *, compiled: bool) -> tuple[Figures, Figures]:
     """Ours and the plain loop; in turns on a CPU, whose speed changes, one after the other where memory is measured."""
-    run = make_run(
-        folder / f"run-{compiled}",
-        base,
-        train_batch_size=arguments.batch,
-        lora_r=RANK,
-        lora_alpha=RANK,
-        learning_rate=RATE,
-        instance_prompt=PROMPT,
-    )
     loops = [
-        lambda: our_loop(run, base, pictures, device, arguments.side, arguments.steps, compiled=compiled),
-        lambda: plain_loop(base, pictures, device, arguments.side, arguments.batch, arguments.steps, compiled=compiled),
+        partial(begin, subject, arguments.batch, arguments.steps, compiled=compiled) for begin in (our_loop, plain_loop)
     ]
-    if device.type == "cpu":
+    if subject.device.type == "cpu":
         rounds = zip(*(itertools.islice(begin(), arguments.rounds) for begin in loops), strict=True)
         *_, (ours, theirs) = rounds
         return ours, theirs
-    return alone(loops[0], arguments.rounds, device), alone(loops[1], arguments.rounds, device)
+    ours, theirs = (alone(begin, arguments.rounds, subject.device) for begin in loops)
+    return ours, theirs
 
 
 def alone(begin: Callable[[], Iterator[Figures]], rounds: int, device: torch.device) -> Figures:
@@ -228,22 +245,13 @@ def alone(begin: Callable[[], Iterator[Figures]], rounds: int, device: torch.dev
     return figures
 
 
-def our_loop(
-    run: RunDirectory,
-    base: Path,
-    pictures: Sequence[Path],
-    device: torch.device,
-    side: int,
-    steps: int,
-    *,
-    compiled: bool,
-) -> Iterator[Figures]:
+def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Iterator[Figures]:
     """The trainer's own loop, a turn at a time."""
     figures = Figures([])
-    family = load_family(FAMILY)
-    pipeline = family.pipeline.load(base, device)
+    device, run, family = subject.device, subject.run, load_family(subject.family)
+    pipeline = subject.pipeline()
     began = time.perf_counter()
-    examples = encode(pipeline, pictures, side)
+    examples = encode(pipeline, subject.pictures, subject.side)
     synchronise(device)
     figures.before = time.perf_counter() - began
     settings = read_spec(run).training.settings
@@ -252,7 +260,7 @@ def our_loop(
     objective = family.objective(pipeline, settings)
     if compiled:
         denoiser: Any = pipeline
-        denoiser.unet.compile()
+        denoiser.denoiser.compile_repeated_blocks()
     evaluation = Evaluation(examples, objective, (), settings.seed, device)
     meter = PeakMeter(device)
     with Reporter(run.events) as reporter:
@@ -263,7 +271,7 @@ def our_loop(
             change_spec(run, training=training, checkpoint_every=10**9)
             attempt = Attempt(run, read_spec(run), Supervision(run), reporter)
             keeper = KeepsNothing(attempt, evaluation, {}, no_picture)
-            loop.train(attempt, state, examples, objective, keeper, meter, micro_batch=settings.train_batch_size)
+            loop.train(attempt, state, examples, objective, keeper, meter, micro_batch=batch)
             synchronise(device)
 
         train(WARM_UP)
@@ -317,99 +325,56 @@ def synchronise(device: torch.device) -> None:
 # ---------------------------------------------------------------------------------------------------- the plain loop
 
 
-class PictureDataset(Dataset[tuple[torch.Tensor, str]]):
-    """Pictures and their prompt, opened anew each time."""
-
-    def __init__(self, paths: Sequence[Path], side: int) -> None:
-        self.paths, self.side = paths, side
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        return to_pixels(opened(self.paths[index], self.side)), PROMPT
-
-
-def plain_loop(
-    base: Path, pictures: Sequence[Path], device: torch.device, side: int, batch: int, steps: int, *, compiled: bool
-) -> Iterator[Figures]:
-    """What the example does, a turn at a time."""
+def plain_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Iterator[Figures]:
+    """What the family's example does, a turn at a time."""
     figures = Figures([])
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if device.type == "cuda" else "no")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    parts: Any = StableDiffusionPipeline.from_pretrained(str(base), local_files_only=True, safety_checker=None)
-    for part in (parts.unet, parts.vae, parts.text_encoder):
-        part.requires_grad_(False).to(accelerator.device, dtype=dtype)
-    noise_scheduler: Any = DDPMScheduler.from_config(parts.scheduler.config)
-    parts.unet.add_adapter(
-        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(UNET_TARGETS), init_lora_weights="gaussian")
-    )
-    cast_training_params(parts.unet, torch.float32)
-    trained = [weight for weight in parts.unet.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=1e-2)
-    data: Any = DataLoader(PictureDataset(pictures, side), batch_size=batch, shuffle=True)
-    schedule = get_scheduler("constant", optimizer=optimizer)
-    unet, optimizer, data, schedule = accelerator.prepare(parts.unet, optimizer, data, schedule)
-    if compiled:
-        parts.unet.compile()
-
-    def batches() -> Iterator[tuple[torch.Tensor, Sequence[str]]]:
-        while True:
-            yield from data
-
-    def step(pixels: torch.Tensor, prompts: Sequence[str]) -> None:
-        with accelerator.accumulate(unet):
-            latents = parts.vae.encode(pixels.to(accelerator.device, dtype)).latent_dist.sample()
-            latents = latents * parts.vae.config.scaling_factor
-            noise = torch.randn_like(latents)
-            timesteps = torch.randint(
-                0, noise_scheduler.config.num_train_timesteps, (len(latents),), device=latents.device
-            )
-            noisy = noise_scheduler.add_noise(latents, noise, timesteps)
-            tokens = parts.tokenizer(
-                list(prompts), padding="max_length", truncation=True, max_length=77, return_tensors="pt"
-            )
-            embeds = parts.text_encoder(tokens.input_ids.to(accelerator.device), return_dict=False)[0]
-            predicted = unet(noisy, timesteps, embeds, return_dict=False)[0]
-            is_noise = noise_scheduler.config.prediction_type == "epsilon"
-            target = noise if is_noise else noise_scheduler.get_velocity(latents, noise, timesteps)
-            loss = mse_loss(predicted.float(), target.float())
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        loss.detach().item()
-
     torch.use_deterministic_algorithms(False)
-    source = batches()
+    pictures = Pictures(subject.pictures, PROMPT, partial(opened, side=subject.side))
+    parts = subject.parts()
+    plain = PLAIN_LOOPS[subject.family](
+        parts, pictures, subject.device, targets=targets(subject.family, parts), rank=RANK, rate=RATE
+    )
+    source = plain.prepare(pictures, batch)
+    figures.before = plain.before
+    if compiled:
+        plain.denoiser.compile_repeated_blocks()
     for pixels, prompts in itertools.islice(source, WARM_UP):
-        step(pixels, prompts)
-    synchronise(device)
+        plain.step(pixels, prompts)
+    synchronise(subject.device)
     while True:
         began = time.perf_counter()
         for pixels, prompts in itertools.islice(source, steps):
-            step(pixels, prompts)
-        synchronise(device)
+            plain.step(pixels, prompts)
+        synchronise(subject.device)
         figures.steps.append((time.perf_counter() - began) / steps)
         yield figures
+
+
+def targets(family: str, parts: Any) -> list[str]:
+    """The ends of the names of the layers that both loops put a LoRA on."""
+    make: Any = load_family(family).pipeline
+    adapters: Any = load_family(family).adapters(make(parts))
+    denoiser = next(iter(load_spec(family).keys))
+    return list(adapters.components[denoiser].targets)
 
 
 # -------------------------------------------------------------------------------------------------------- operations
 
 
-def count_operations(base: Path, device: torch.device, side: int, batch: int) -> int:
+def count_operations(subject: Subject, batch: int) -> int:
     """Floating-point operations of one step's forward and backward pass through the denoiser, as its shapes say."""
-    pipeline: Any = load_family(FAMILY).pipeline.load(base, device)
-    unet = pipeline.unet
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(UNET_TARGETS)))
-    latents = torch.randn(batch, unet.config.in_channels, side // 8, side // 8, device=device)
-    embeds = torch.randn(batch, 77, unet.config.cross_attention_dim, device=device)
+    family, pipeline = load_family(subject.family), subject.pipeline()
+    settings = read_spec(subject.run).training.settings
+    examples = encode(pipeline, subject.pictures, subject.side)
+    family.adapters(pipeline).attach(settings)
+    objective = family.objective(pipeline, settings)
+    random = torch.Generator().manual_seed(1)
+    ((latents, conditioning),) = examples.batches(range(batch), random, subject.device)
     counter = FlopCounterMode(display=False)
     with counter:
-        with working(device):
-            said = unet(latents, torch.ones(batch, device=device), embeds, return_dict=False)[0]
-        said.float().square().mean().backward()
+        with working(subject.device):
+            losses = objective.losses(latents, conditioning, random)
+        losses.mean().backward()
     return counter.get_total_flops()
 
 

@@ -37,7 +37,7 @@ def test_with_plenty_of_memory_nothing_is_given_up() -> None:
 
 
 def test_the_estimate_is_near_what_was_measured() -> None:
-    """An H200 took 4.05 GB for this run (benchmarks/results/train_loop_sd15_sd15_cuda.json)."""
+    """An H200 took 4.05 GB for this run (benchmarks/results/train_loop_sd15_real_cuda.json)."""
     assert needed(choose(layout(), PLENTY)) == pytest.approx(4.05, rel=0.1)
 
 
