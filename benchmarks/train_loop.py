@@ -37,7 +37,7 @@ from machine import machine
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import SampleSpec
-from maquette.families.base import Family, Pipeline, load_family
+from maquette.families.base import Family, Frame, Pipeline, load_family
 from maquette.families.precision import working
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
@@ -306,7 +306,7 @@ def fresh_state(family: Family, pipeline: Pipeline, run: RunDirectory, randomnes
 
 def encode(pipeline: Pipeline, pictures: Sequence[Path], side: int) -> EncodedExamples:
     """What the trainer caches."""
-    examples = [Example(partial(opened, path, side), (PROMPT,)) for path in pictures]
+    examples = [Example(partial(opened, path, side), (PROMPT,), Frame(side, side)) for path in pictures]
     return EncodedExamples.encode(pipeline, examples, train_text_encoder=False, between=lambda: None)
 
 

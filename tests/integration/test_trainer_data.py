@@ -16,8 +16,10 @@ from maquette.core.progress import Found, Step
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture
 from maquette.families.sd15.pipeline import Sd15Pipeline
-from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
+from maquette.families.sdxl.pipeline import SdxlPipeline
+from maquette.testing.runs import SIDE, change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_sdxl import build_tiny_sdxl
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.loop import run
 from maquette.trainer.reporter import Reporter
@@ -158,6 +160,30 @@ class TestBuckets:
         steps = [message for message in read_messages(one) if isinstance(message, Step)]
         assert len(steps) == 2
         assert not [message for message in read_messages(one) if isinstance(message, Found)]
+
+
+def test_stable_diffusion_xl_learns_with_what_each_picture_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[float]] = []
+    predict = SdxlPipeline.predict
+
+    def listening(self: SdxlPipeline, latents: Any, timesteps: Any, conditioning: Any) -> Any:
+        told.extend(conditioning["originals"].tolist() if "originals" in conditioning else ())
+        return predict(self, latents, timesteps, conditioning)
+
+    monkeypatch.setattr(SdxlPipeline, "predict", listening)
+    base = build_tiny_sdxl(tmp_path / "base")
+    directory = make_run(tmp_path / "run", base, max_train_steps=2, with_prior_preservation=True)
+    with_pictures(directory, (400, 240), (240, 480))
+    training = read_spec(directory).training
+    change_spec(directory, training=replace(training, preparation=replace(training.preparation, buckets=False)))
+    carry_out(directory)
+    originals = {(height, width) for height, width, _, _ in told}
+    # The two pictures, and class pictures, which are whole.
+    assert originals == {(240, 400), (480, 240), (SIDE, SIDE)}
+    assert all(top == left == 0 for height, width, top, left in told if (height, width) == (SIDE, SIDE))
+    # A square of 240 pixels becomes one of 192: of the rest 0 to 128, or 192, are cut off before it.
+    assert all(top == 0 and left <= 128 for height, _, top, left in told if height == 240)
+    assert all(left == 0 and top <= 192 for height, _, top, left in told if height == 480)
 
 
 def test_findings_are_told_before_the_base_is_loaded(base: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias
+from typing import NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from PIL import Image
@@ -21,6 +21,25 @@ Conditioning: TypeAlias = dict[str, torch.Tensor]
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
 """A denoiser: what it says of latents (pictures, channels, height, width) at timesteps, one for all or one for each."""
+
+
+class Frame(NamedTuple):
+    """What a picture was before it became what is shown, in pixels.
+
+    Attributes:
+        width, height: of the original.
+        left, top, right: how much was cut off there once it had been resized.
+    """
+
+    width: int
+    height: int
+    left: int = 0
+    top: int = 0
+    right: int = 0
+
+    def mirrored(self) -> Self:
+        """Of the picture that was mirrored first."""
+        return self._replace(left=self.right, right=self.left)
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,10 @@ class Pipeline(Protocol):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts. Gradients flow where adapters on the text encoder train."""
+        ...
+
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """Prompts and, for a denoiser that is told of it, what became of each one's picture before it is trained on."""
         ...
 
     def fits(self, prompt: str) -> bool:

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, Sampler
 from maquette.families.autoencoder import Autoencoder
-from maquette.families.base import Conditioning, Heard, LatentPosterior, NotFinite, Part, Unsupported
+from maquette.families.base import Conditioning, Frame, Heard, LatentPosterior, NotFinite, Part, Unsupported
 from maquette.families.denoising import Denoiser, Denoising, Refiner
 from maquette.families.drawing import read_original
 from maquette.families.kept import KeptModels
@@ -111,6 +111,10 @@ class LatentPipeline(ABC):
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to train with. Gradients flow where adapters on a text encoder train."""
+
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:  # noqa: ARG002 - for who asks
+        """Prompts alone, since most denoisers are not told what became of pictures before they are trained on."""
+        return conditioning
 
     @abstractmethod
     def fits(self, prompt: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from maquette.families.base import Conditioning, LatentPosterior, Part, Pipeline, as_conditioning
+from maquette.families.base import Conditioning, Frame, LatentPosterior, Part, Pipeline, as_conditioning
 from maquette.trainer.captions import NOTHING, choose
 from maquette.trainer.data import Example, to_pixels
 from maquette.trainer.tensor_store import TensorStore
@@ -92,23 +92,27 @@ class EncodedExamples:
     def _batch(
         self, rows: Sequence[int], random: torch.Generator, device: torch.device
     ) -> tuple[torch.Tensor, Conditioning]:
-        shown = [self._shown(row, random) for row in rows]
+        shown, frames = zip(*(self._shown(row, random) for row in rows), strict=True)
         said = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
         posterior = LatentPosterior(
             mean=torch.cat([one.mean for one in shown]), std=torch.cat([one.std for one in shown])
         )
         latents = posterior.sample(list(range(len(rows))), random).to(device)
-        if self.conditionings is None:
-            return latents, self.pipeline.encode_prompts(said)
-        told = as_conditioning([self.conditionings[prompt] for prompt in said])
-        return latents, {name: values.to(device) for name, values in told.items()}
+        return latents, self.pipeline.framed(self._told(said, device), frames)
 
-    def _shown(self, row: int, random: torch.Generator) -> LatentPosterior:
-        """The picture, or its mirror image where there is one and chance will have it."""
-        posterior = self.posteriors[row]
+    def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
+        if self.conditionings is None:
+            return self.pipeline.encode_prompts(prompts)
+        kept = as_conditioning([self.conditionings[prompt] for prompt in prompts])
+        return {name: values.to(device) for name, values in kept.items()}
+
+    def _shown(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, Frame]:
+        """The picture, or its mirror image where there is one and chance will have it; and what it was."""
+        posterior, frame = self.posteriors[row], self.examples[row].frame
         views = len(posterior.mean)
         view = 0 if views == 1 else int(torch.randint(views, (), generator=random))
-        return LatentPosterior(mean=posterior.mean[view : view + 1], std=posterior.std[view : view + 1])
+        chosen = LatentPosterior(mean=posterior.mean[view : view + 1], std=posterior.std[view : view + 1])
+        return chosen, frame.mirrored() if view else frame
 
 
 def _prompts(examples: Sequence[Example]) -> Iterator[str]:

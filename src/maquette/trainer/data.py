@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from maquette.families.base import Frame
+
 
 @dataclass(frozen=True)
 class Example:
@@ -15,6 +17,7 @@ class Example:
     Attributes:
         picture: makes it anew, RGB, sides multiples of 64; called only where its latents are not kept.
         wordings: what it may be called; never empty.
+        frame: what it was before.
         dropout: how often it is called nothing, 0..1.
         mirrored: whether it is shown mirrored every other time.
         owner, name: where its latents are kept, see `TensorStore`; without an owner they are not.
@@ -23,6 +26,7 @@ class Example:
 
     picture: Callable[[], Image.Image]
     wordings: tuple[str, ...]
+    frame: Frame
     dropout: float = 0.0
     mirrored: bool = False
     owner: str | None = None

@@ -12,7 +12,7 @@ from PIL import Image
 from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import Picture, TrainingSpec
-from maquette.families.base import Pipeline
+from maquette.families.base import Frame, Pipeline
 from maquette.families.precision import resting
 from maquette.families.registry import load_spec
 from maquette.pictures.decoding import UnreadablePicture
@@ -76,6 +76,24 @@ def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -
     return examples
 
 
+def frame_of(facts: PictureFacts) -> Frame:
+    """What a picture was before it became what is trained on.
+
+    What was cut out of its middle, as around a face, counts as a picture of its own: it may be small and enlarged, and
+    told of the large one a base would take its blur for what sharp pictures look like.
+    """
+    picture, crop, size = facts.picture, facts.crop, facts.size
+    if crop.size.width < picture.width and crop.size.height < picture.height:
+        return Frame(*crop.size)
+    across, down = size.width / crop.size.width, size.height / crop.size.height
+    return Frame(
+        *picture,
+        left=round(crop.left * across),
+        top=round(crop.top * down),
+        right=round((picture.width - crop.right) * across),
+    )
+
+
 def tell_cut_captions(attempt: Attempt, pipeline: Pipeline) -> None:
     """Say which captions the text encoder reads only the beginning of."""
     problem = "is longer than the text encoder reads; its end has no effect"
@@ -118,6 +136,7 @@ def _example(attempt: Attempt, store: TensorStore, preparer: Preparer, picture: 
     return Example(
         picture=make,
         wordings=wordings(picture, settings),
+        frame=frame_of(msgspec.json.decode(notes[FACTS], type=PictureFacts)),
         dropout=settings.caption_dropout,
         mirrored=settings.random_flip,
         owner=picture.sha256,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maquette.core.drawing import DrawRequest, sample_request
 from maquette.core.specs import TrainingSpec
-from maquette.families.base import Part, Pipeline
+from maquette.families.base import Frame, Part, Pipeline
 from maquette.trainer.data import Example
 from maquette.trainer.randomness import derive
 
@@ -48,6 +48,7 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Callable
     return Example(
         picture=partial(_draw, pipeline, request, bring),
         wordings=(prompt,),
+        frame=Frame(request.width, request.height),
         owner=CLASSES,
         name=msgspec.json.encode(request).decode(),
     )

@@ -13,7 +13,7 @@ from PIL import Image
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, RefinerUse, Sampler
 from maquette.core.files import file_sha256
-from maquette.families.base import Unsupported
+from maquette.families.base import Frame, Unsupported
 from maquette.families.sdxl.objective import SdxlObjective
 from maquette.families.sdxl.pipeline import SdxlPipeline
 from maquette.testing.factories import training_spec
@@ -146,6 +146,28 @@ class TestRefiner:
         assert same(drawn[0.3], plain), "the same base continues as if alone"
         assert same(drawn[1.0], plain)
         assert not same(drawn[0.5], plain)
+
+
+def test_in_training_the_unet_is_told_what_each_picture_was(
+    pipeline: SdxlPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[list[float]]] = []
+    forward = pipeline.unet.forward
+
+    def listening(*args: Any, **options: Any) -> Any:
+        told.append(options["added_cond_kwargs"]["time_ids"].tolist())
+        return forward(*args, **options)
+
+    monkeypatch.setattr(pipeline.unet, "forward", listening)
+    latents, timesteps = torch.zeros(2, 4, 16, 12), torch.tensor([1, 2])
+    frames = [Frame(300, 200, left=7, top=5, right=1), Frame(48, 64)]
+    conditioning = pipeline.framed(pipeline.encode_prompts(["a", "b"]), frames)
+    one = pipeline.predict(latents, timesteps, conditioning)
+    other = pipeline.predict(latents, timesteps, pipeline.encode_prompts(["a", "b"]))
+    assert told[0] == [[200, 300, 5, 7, 64, 48], [64, 48, 0, 0, 64, 48]]
+    assert told[1] == [[64, 48, 0, 0, 64, 48]] * 2
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
 
 
 def test_losses_follow_the_published_formulas(pipeline: SdxlPipeline) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import Conditioning, LatentPosterior, Part
+from maquette.families.base import Conditioning, Frame, LatentPosterior, Part
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.cache import EncodedExamples
@@ -26,11 +26,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Sd15Pipeline:
 
 
 class Counting:
-    """A pipeline that counts what it is asked to encode, in order."""
+    """A pipeline that counts what it is asked to encode, in order, and remembers the last frames it was told."""
 
     def __init__(self, pipeline: Sd15Pipeline) -> None:
         self.pipeline = pipeline
         self.asked: list[str] = []
+        self.frames: Sequence[Frame] = ()
 
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
         self.asked.append("picture")
@@ -40,10 +41,17 @@ class Counting:
         self.asked += prompts
         return self.pipeline.encode_prompts(prompts)
 
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        self.frames = frames
+        return self.pipeline.framed(conditioning, frames)
+
 
 @pytest.fixture
 def counting(pipeline: Sd15Pipeline) -> Counting:
     return Counting(pipeline)
+
+
+WHOLE = Frame(64, 64)
 
 
 def picture(hue: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -59,6 +67,7 @@ def example(
     return Example(
         picture=lambda: picture(40 * number, size),
         wordings=(f"picture {number}",),
+        frame=Frame(400, 100 + number, left=30, right=2),
         mirrored=mirrored,
         dropout=dropout,
         owner=named.get("owner", f"sha-{number}"),
@@ -77,6 +86,12 @@ def encode(
         between=lambda: None,
         store=store,
     )
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture's pixels, and its mirror image's."""
+    pixels = to_pixels(picture())[None]
+    return pixels, pixels.flip(3)
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -153,8 +168,7 @@ def test_a_dropped_caption_is_nothing(counting: Counting, pipeline: Sd15Pipeline
 
 def test_a_mirrored_picture_is_shown_both_ways(counting: Counting, pipeline: Sd15Pipeline) -> None:
     encoded = encode(counting, example(mirrored=True))
-    pixels = to_pixels(picture())[None]
-    ways = [pipeline.encode_pictures(view).mean for view in (pixels, pixels.flip(3))]
+    ways = [pipeline.encode_pictures(view).mean for view in pair()]
     assert not torch.equal(*ways)
     assert torch.equal(encoded.posteriors[0].mean, torch.cat(ways))
     source = random()
@@ -164,6 +178,27 @@ def test_a_mirrored_picture_is_shown_both_ways(counting: Counting, pipeline: Sd1
         for latents, _ in encoded.batches([0], source, CPU)
     ]
     assert 5 < sum(nearest) < 15
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_batch_is_told_what_its_pictures_were(counting: Counting, text: bool) -> None:
+    only(encode(counting, example(0), example(1), text=text), [1, 0])
+    assert list(counting.frames) == [Frame(400, 101, left=30, right=2), Frame(400, 100, left=30, right=2)]
+
+
+def test_of_a_mirror_image_what_was_cut_off_on_the_right_was_on_the_left(
+    counting: Counting, pipeline: Sd15Pipeline
+) -> None:
+    encoded = encode(counting, example(mirrored=True))
+    straight, mirrored = (pipeline.encode_pictures(view).mean for view in pair())
+    source, seen = random(), set[bool]()
+    for _ in range(20):
+        ((latents, _),) = encoded.batches([0], source, CPU)
+        is_mirrored = bool((latents - mirrored).abs().mean() < (latents - straight).abs().mean())
+        seen.add(is_mirrored)
+        (frame,) = counting.frames
+        assert (frame.left, frame.right) == ((2, 30) if is_mirrored else (30, 2))
+    assert seen == {True, False}
 
 
 class TestKept:
@@ -185,7 +220,7 @@ class TestKept:
         def never() -> Image.Image:
             raise AssertionError
 
-        encode(counting, Example(never, ("picture 0",), owner="sha-0", name="prepared"), store=store)
+        encode(counting, Example(never, ("picture 0",), WHOLE, owner="sha-0", name="prepared"), store=store)
 
     def test_only_what_is_missing_is_encoded(self, counting: Counting, tmp_path: Path) -> None:
         store = TensorStore(tmp_path, 1 << 20, "base")
@@ -201,5 +236,5 @@ class TestKept:
 
     def test_what_has_no_owner_is_not_kept(self, counting: Counting, tmp_path: Path) -> None:
         store = TensorStore(tmp_path, 1 << 20, "base")
-        encode(counting, Example(picture, ("a",)), store=store, text=True)
+        encode(counting, Example(picture, ("a",), WHOLE), store=store, text=True)
         assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A Stable Diffusion XL base on a device: two text encoders, and a UNet that is also told of the picture's size."""
+"""A Stable Diffusion XL base on a device: two text encoders, and a UNet that is also told what the picture was."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from maquette.core.drawing import DrawRequest
 from maquette.core.embeddings import OF_TWO_ENCODERS
-from maquette.families.base import Conditioning
+from maquette.families.base import Conditioning, Frame
 from maquette.families.conditioning import PromptEncoder, Said, layer_before, reads_whole
 from maquette.families.denoising import Denoiser
 from maquette.families.latent_pipeline import LatentPipeline
@@ -20,8 +20,8 @@ class SdxlPipeline(LatentPipeline):
     """Autoencoder, denoiser, both text encoders and noise schedule of one base, frozen (Podell et al. 2023,
     arXiv:2307.01952).
 
-    Its conditioning is `prompt_embeds` (prompts, tokens, width of both encoders together) and `pooled_prompt_embeds`
-    (prompts, width of the second).
+    Its conditioning is `prompt_embeds` (prompts, tokens, width of both encoders together), `pooled_prompt_embeds`
+    (prompts, width of the second) and, in training, `originals` (prompts, 4), see `framed`.
     """
 
     LIBRARY = StableDiffusionXLPipeline
@@ -42,13 +42,23 @@ class SdxlPipeline(LatentPipeline):
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
+    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+        """Prompts, and of each one's picture the height and width it had, and what was cut off above and on the left.
+
+        The base has learned to tell small and cropped originals from others (the paper, section 2.2). What it is told
+        of them the LoRA need not learn.
+        """
+        numbers = [[frame.height, frame.width, frame.top, frame.left] for frame in frames]
+        originals = torch.tensor(numbers, dtype=torch.float32, device=conditioning["prompt_embeds"].device)
+        return conditioning | {"originals": originals}
+
     def fits(self, prompt: str) -> bool:
         """Whether a prompt has no more tokens than either text encoder's positions."""
         return all(reads_whole(tokenizer, prompt) for tokenizer in (self.parts.tokenizer, self.parts.tokenizer_2))
 
     def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """What the UNet says of latents (pictures, channels, height, width)."""
-        told = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": self._time_ids(latents)}
+        told = {"text_embeds": conditioning["pooled_prompt_embeds"], "time_ids": self._time_ids(latents, conditioning)}
         return self.unet(latents, timesteps, conditioning["prompt_embeds"], added_cond_kwargs=told, return_dict=False)[
             0
         ]
@@ -83,12 +93,9 @@ class SdxlPipeline(LatentPipeline):
         with working(self.device):
             return encoder.encode(*prompts)
 
-    def _time_ids(self, latents: torch.Tensor) -> torch.Tensor:
-        """The size a picture once had, where it was cropped, and its size now (the paper, section 2.2).
-
-        The base learned to tell small and cropped originals apart. Whoever draws wants neither, and whoever trains
-        wants a LoRA that is at its best when it draws: so all are told that they are whole and as large as they are.
-        """
+    def _time_ids(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """What became of each picture, and its size now; one that is drawn is whole, and always was of this size."""
         scale = self.autoencoder.pixels_per_latent
-        size = [side * scale for side in latents.shape[2:]]
-        return torch.tensor([[*size, 0, 0, *size]], dtype=latents.dtype, device=latents.device).repeat(len(latents), 1)
+        size = latents.new_tensor([side * scale for side in latents.shape[2:]]).repeat(len(latents), 1)
+        originals = conditioning.get("originals", torch.cat([size, torch.zeros_like(size)], dim=1))
+        return torch.cat([originals.to(latents.dtype), size], dim=1)
