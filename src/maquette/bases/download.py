@@ -40,7 +40,7 @@ class Download:
         self._check_space(total - sum(self._begun(one) for one in lacking))
         done = 0
         for one in lacking:
-            before, name = done, f"{self.listing.repository}/{one.file.path}"
+            before, name = done, one.file.path
             self._progress(name, before, total)
             try:
                 self._hub.fetch(

@@ -154,8 +154,7 @@ class Hub:
             OSError: it can't be written.
         """
         unfinished = file.unfinished(path)
-        self._complete(listing, file, unfinished, report)
-        if not file.is_at(unfinished):
+        if not self._complete(listing, file, unfinished, report) or not file.is_at(unfinished):
             unfinished.unlink()
             raise Unobtainable(
                 f"{listing.repository}: {file.path} arrived damaged: expected {file.size} bytes with the hash"
@@ -167,14 +166,13 @@ class Hub:
         """End its connections."""
         self._http.close()
 
-    def _complete(self, listing: Listing, file: HubFile, path: Path, report: Report) -> None:
-        """Ask for bytes until there are as many as the file has."""
+    def _complete(self, listing: Listing, file: HubFile, path: Path, report: Report) -> bool:
+        """Ask for bytes until there are as many as the file has; False where another number is on offer."""
         failures = 0
         path.touch()
         while (there := path.stat().st_size) < file.size:
             try:
-                self._append(listing, file, path, report)
-                problem: object = "it sends less than it lists"
+                return self._append(listing, file, path, report)
             except (httpx.TransportError, _Busy) as error:
                 problem = error
             failures = 0 if path.stat().st_size > there else failures + 1
@@ -185,16 +183,20 @@ class Hub:
                 )
             if failures:
                 time.sleep(self._waits[failures - 1])
+        return True
 
-    def _append(self, listing: Listing, file: HubFile, path: Path, report: Report) -> None:
-        """Ask for what is missing, and write it behind what is there."""
+    def _append(self, listing: Listing, file: HubFile, path: Path, report: Report) -> bool:
+        """Write what is missing behind what is there; False where another number of bytes is on offer."""
         with path.open("ab") as out, self._bytes(listing, file, out.tell()) as answer:
             if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
                 out.seek(0)
                 out.truncate()
+            if out.tell() + int(answer.headers.get("Content-Length", file.size - out.tell())) != file.size:
+                return False
             for chunk in answer.iter_raw():
                 out.write(chunk)
                 report(out.tell())
+        return True
 
     @contextmanager
     def _bytes(self, listing: Listing, file: HubFile, start: int) -> Generator[httpx.Response]:

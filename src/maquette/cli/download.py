@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Column
 
 from maquette.cli.output import err
 
@@ -13,13 +14,15 @@ def download_bar() -> Generator[Callable[[str, int, int], None]]:
     """A bar on stderr from the first call on, which says: which file, how many bytes by now, and how many in all."""
     bar = Progress(
         TextColumn("{task.description:<10}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
+        BarColumn(bar_width=15),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        # The one that gives way in a narrow terminal.
+        TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=err,
+        expand=True,
     )
     download = bar.add_task("download", total=None, note="")
 

@@ -64,14 +64,14 @@ def paper_weights(path: Path, value: int) -> None:
     save_file({"weight": np.full(4, value, np.uint8)}, path)
 
 
-def paper_checkpoint(path: Path, value: int = 0, **changes: tuple[int, ...] | None) -> Path:
+def paper_checkpoint(path: Path, value: int = 0, changes: Mapping[str, tuple[int, ...] | None] | None = None) -> Path:
     """Write a Stable Diffusion 1.x checkpoint in one file; answer it.
 
     Args:
         changes: shapes of tensors that have others, by the end of their name; None leaves one out.
     """
     shapes: dict[str, tuple[int, ...]] = dict(SHAPES)
-    for end, shape in changes.items():
+    for end, shape in (changes or {}).items():
         (name,) = (name for name in SHAPES if name.endswith(end))
         if shape is None:
             del shapes[name]

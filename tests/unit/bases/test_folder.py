@@ -169,7 +169,7 @@ class TestOneFile:
             inspect(bare)
 
     def test_a_component_without_weights_anywhere_is_told(self, bare: Path) -> None:
-        paper_checkpoint(bare / "all.safetensors", **{"decoder.conv_in.weight": None})
+        paper_checkpoint(bare / "all.safetensors", changes={"decoder.conv_in.weight": None})
         with pytest.raises(
             BrokenBase, match=r"all\.safetensors has no weights of the vae, and .*/vae holds none either"
         ):
@@ -210,17 +210,17 @@ class TestOneFile:
     def test_a_file_that_does_not_fit_the_configurations_is_told_where(
         self, bare: Path, tensor: str, shape: tuple[int, ...] | None, words: str
     ) -> None:
-        paper_checkpoint(bare / "all.safetensors", **{tensor: shape})
+        paper_checkpoint(bare / "all.safetensors", changes={tensor: shape})
         with pytest.raises(BrokenBase, match=f"does not fit the configurations beside it: .*{words}.*--configs"):
             inspect(bare)
 
     def test_what_a_configuration_leaves_open_is_not_compared(self, bare: Path) -> None:
-        paper_checkpoint(bare / "all.safetensors", **{"attn2.to_k.weight": (16, 1024)})
+        paper_checkpoint(bare / "all.safetensors", changes={"attn2.to_k.weight": (16, 1024)})
         (bare / "unet" / "config.json").write_text('{"block_out_channels": null}')
         assert inspect(bare).family == "sd15"
 
     def test_a_file_of_another_family_is_told(self, bare: Path) -> None:
-        paper_checkpoint(bare / "all.safetensors", **{"text_model.embeddings.token_embedding.weight": None})
+        paper_checkpoint(bare / "all.safetensors", changes={"text_model.embeddings.token_embedding.weight": None})
         with pytest.raises(
             BrokenBase, match=r"expected a checkpoint of sd15, found one of sd15 without cond_stage_model\..*embedding"
         ):

@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.cli import admin
 from maquette.testing.commands import Run
+from maquette.testing.hub import files_of, hub_server
+from maquette.testing.paper_bases import paper_base, paper_checkpoint
 
 MARKUP = "[/x] [red]acme :cat:"
 READING = [("keys", "list"), ("keys", "revoke", "abc"), ("bases", "list")]
@@ -155,6 +157,37 @@ def test_what_is_no_base_is_words(run: Run, data_dir: Path, tmp_path: Path) -> N
     assert ended.code == 1
     assert "expected a checkpoint, which is a folder in diffusers layout" in ended.err
     assert "found a folder with neither model_index.json nor config.json" in ended.err
+
+
+def test_a_base_is_fetched_from_a_hub_with_a_bar_and_told_where_it_is_from(
+    run: Run, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = paper_checkpoint(tmp_path / "a.safetensors")
+    with hub_server() as hub:
+        hub.repositories["studio/base"] = files_of(paper_base(tmp_path / "published"))
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        added = run("bases", "add", "mine", "--from", "studio/base", "--json", "--data-dir", data_dir)
+        commit = hub.commit("studio/base")
+    base = json.loads(added.out)
+    bar, origin, told = added.err.splitlines()
+    assert bar.startswith("download   ━━━")
+    assert origin == f"from studio/base at commit {commit}"
+    assert told == f"registered mine: checkpoint, sd15, {base['sha256'][:10]}, {data_dir}/bases/mine"
+    # Of the one base that is registered, with no hub to ask.
+    added = run("bases", "add", "tuned", "--from", checkpoint, "--data-dir", data_dir)
+    assert added.err.startswith(f"from {checkpoint}\nfrom {data_dir}/bases/mine\nregistered tuned: checkpoint, sd15, ")
+    added = run("bases", "add", "more", "--from", checkpoint, "--configs", "other/base", "--data-dir", data_dir)
+    assert (added.code, added.out) == (1, "")
+    assert f"{hub.address} can't be reached" in added.err
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_fetched(
+    run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("bases", "add", "one", "--from", BUNDLED_PATH, "--data-dir", data_dir)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    added = run("bases", "add", "one.safetensors", "--from", "studio/base", "--data-dir", data_dir)
+    assert "'one.safetensors' and 'one', which is registered, mean the same" in added.err
 
 
 def test_every_kind_is_added_for_the_family_that_it_is_of(run: Run, data_dir: Path, tmp_path: Path) -> None:
