@@ -21,6 +21,7 @@ from PIL import Image
 
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import DrawRequest, LoraUse, sample_request
+from maquette.core.errors import InvalidRequest
 from maquette.core.files import file_sha256
 from maquette.core.findings import FindingCode
 from maquette.core.lifecycle import Reason
@@ -357,7 +358,7 @@ class TestFailedRun:
         self, base: Path, tmp_path: Path
     ) -> None:
         directory = make_run(tmp_path / "run", base, zero_terminal_snr=True)
-        with pytest.raises(BrokenBase, match="zero_terminal_snr: the base predicts epsilon"):
+        with pytest.raises(InvalidRequest, match="zero_terminal_snr: the base predicts noise"):
             run_here(directory)
         told = [message.phase for message in read_messages(directory) if isinstance(message, PhaseBegan)]
         assert told == [Phase.PREPARE]

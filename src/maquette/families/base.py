@@ -182,7 +182,11 @@ class Adapters(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """A family's three parts, loaded."""
+    """A family's three parts, loaded.
+
+    An objective raises `BrokenBase` for a base that it can't train, and `InvalidRequest` where it can't train it as the
+    settings ask.
+    """
 
     pipeline: type[Pipeline]
     objective: Callable[[Pipeline, TrainingSettings], Objective]

@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch.nn.functional import mse_loss
 
 from maquette.core.basefolder import BrokenBase
+from maquette.core.errors import InvalidRequest
 from maquette.core.specs import TrainingSettings
 from maquette.families.base import Conditioning
 from maquette.families.flow import FlowSamplers
@@ -40,7 +41,8 @@ class NoisePrediction:
         settings: of the run.
 
     Raises:
-        BrokenBase: the base predicts something else, or predicts noise and is to be trained where there is only noise.
+        BrokenBase: the base predicts something else.
+        InvalidRequest: it predicts noise, and is to be trained where there is nothing but noise.
     """
 
     def __init__(self, pipeline: Predicting, own: Any, settings: TrainingSettings) -> None:
@@ -56,9 +58,10 @@ class NoisePrediction:
                 "known are epsilon and v_prediction"
             )
         if settings.zero_terminal_snr and self.prediction_type == "epsilon":
-            raise BrokenBase(
-                "zero_terminal_snr: the base predicts epsilon, which says nothing where all is noise; leave it out, or"
-                " train on a base that predicts velocities"
+            raise InvalidRequest(
+                "expert_setting.zero_terminal_snr",
+                "the base predicts noise, which says nothing where all is noise; leave it out, or train on a base that"
+                " predicts velocities",
             )
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ import errno
 import time
 
 from maquette.core.basefolder import BrokenBase
+from maquette.core.errors import InvalidRequest
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import Failed
 from maquette.core.registry import UnknownName
@@ -38,6 +39,8 @@ def _classify(error: Exception) -> tuple[Reason, str]:
             return error.reason, error.message
         case BrokenBase() | UnknownName():
             return Reason.BASE_MISSING, str(error)
+        case InvalidRequest():
+            return Reason.UNSUPPORTED, error.message
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return Reason.DISK_FULL, f"no space left to write {error.filename or 'a file'}"
         case _:

@@ -39,7 +39,7 @@ def run(attempt: Attempt) -> None:
 
     Raises:
         StopRequested: it was asked to stop, and what it has learned is in a checkpoint.
-        RunFailed, BrokenBase, UnknownName, OSError: it can't go on.
+        RunFailed, BrokenBase, InvalidRequest, UnknownName, OSError: it can't go on.
     """
     training, reporter = attempt.training, attempt.reporter
     settings = training.settings

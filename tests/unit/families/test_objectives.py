@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from msgspec.structs import replace
 
-from maquette.core.basefolder import BrokenBase
+from maquette.core.errors import InvalidRequest
 from maquette.core.specs import TrainingSettings
 from maquette.families.flow import FlowSamplers
 from maquette.families.objectives import NoisePrediction, RectifiedFlow
@@ -72,7 +72,7 @@ def test_zero_terminal_snr_leaves_no_signal_at_the_last_timestep() -> None:
 
 
 def test_noise_can_not_be_predicted_where_all_is_noise() -> None:
-    with pytest.raises(BrokenBase, match="zero_terminal_snr: the base predicts epsilon"):
+    with pytest.raises(InvalidRequest, match=r"^expert_setting.zero_terminal_snr: the base predicts noise"):
         NoisePrediction(Silent(), scheduler(), settings(zero_terminal_snr=True))
 
 

@@ -3,6 +3,7 @@ import errno
 import pytest
 
 from maquette.core.basefolder import BrokenBase
+from maquette.core.errors import InvalidRequest
 from maquette.core.lifecycle import FAILURES, Reason
 from maquette.core.registry import UnknownName
 from maquette.trainer.failures import RunFailed, failed
@@ -14,6 +15,7 @@ from maquette.trainer.failures import RunFailed, failed
         (RunFailed(Reason.BAD_DATASET, "0-a.png: cut off"), Reason.BAD_DATASET, "0-a.png: cut off"),
         (BrokenBase("no vae"), Reason.BASE_MISSING, "no vae"),
         (UnknownName("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
+        (InvalidRequest("x", "leave it out"), Reason.UNSUPPORTED, "x: leave it out"),
         (OSError(errno.ENOSPC, "No space left", "/run/x"), Reason.DISK_FULL, "no space left to write /run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, "no space left to write a file"),
         (OSError(errno.EFBIG, "File too large"), Reason.DISK_FULL, "no space left to write a file"),
