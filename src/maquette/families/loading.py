@@ -18,6 +18,8 @@ transformers.utils.logging.disable_progress_bar()
 AUTOENCODER = "vae"
 CONFIG = "config.json"
 """Of a component with weights."""
+LIBRARIES: Mapping[str, Any] = {"diffusers": diffusers, "transformers": transformers}
+"""Where the classes of components are, as `model_index.json` calls it."""
 
 
 def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
@@ -51,16 +53,21 @@ def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str,
             use_safetensors=True,
             **absent,
         )
-    # Of diffusers' own models the library would otherwise expect the weights in the file.
+    # The library would expect the weights of these in the file, too.
     apart = {
-        model.name: getattr(diffusers, model.kind).from_pretrained(base / model.name, local_files_only=True)
+        model.name: getattr(LIBRARIES[model.library], model.kind).from_pretrained(
+            base / model.name, local_files_only=True, use_safetensors=True
+        )
         for model in models
-        if model.library == "diffusers" and any((base / model.name).glob(WEIGHTS))
+        if any((base / model.name).glob(WEIGHTS))
     }
     parts = library.from_single_file(str(file), config=str(base), local_files_only=True, **(apart | dict(absent)))
     for model in models:
         part, wanted = parts.components[model.name], torch.float32 if model.name == AUTOENCODER else resting(device)
-        if part.dtype != wanted:
+        if model.library == "transformers":
+            # Out of a file the library leaves some as they train, and what two layers share with one of them alone.
+            part.eval().tie_weights()
+        if any(weight.dtype != wanted for weight in part.parameters()):
             part.to(wanted)
     return parts
 

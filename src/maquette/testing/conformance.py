@@ -13,13 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from msgspec.structs import astuple, replace
-from peft.utils import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer as PeftLayer
 from PIL import Image
 
 from maquette.bases.folder import inspect_base
+from maquette.core.basefolder import MODEL_INDEX, read_config
 from maquette.core.drawing import DrawRequest
 from maquette.core.progress import MemoryTaken, Planned, Resumed
 from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
@@ -62,7 +64,7 @@ OVERFIT_RATE = 1e-2
 OURS = "ours"
 """What diffusers calls our LoRA."""
 OK, FAILED, NONE = "ok", "FAILED", "-"
-"""Cells of the table; the last where there is nothing to check."""
+"""Cells of the table; the last where the check has found that there is nothing to check. Words say what it found."""
 CACHE_BYTES = 1 << 24
 LEARNED = 0.9
 """Share of an untrained LoRA's loss below which one picture has been learned."""
@@ -73,7 +75,7 @@ class NotAsItMust(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A check asks for what does not exist for a family."""
+    """A check has found that what it asks for does not exist for a family; the words say what."""
 
 
 class Subject:
@@ -99,6 +101,29 @@ class Subject:
     def family(self) -> Family:
         """Its parts."""
         return load_family(self.name)
+
+    @cached_property
+    def library(self) -> Any:
+        """The class that diffusers has for its bases."""
+        return getattr(diffusers, str(read_config(self.base / MODEL_INDEX)["_class_name"]))
+
+    @cached_property
+    def wide(self) -> "Subject":
+        """Itself, or where diffusers' converters know the width of published bases alone, on a base of that width."""
+        if self.tiny.wide is None:
+            return self
+        root = self.root / "wide"
+        root.mkdir()
+        return Subject(self.name, TinyBase(self.tiny.wide, self.tiny.in_one_file), root)
+
+    def needs(self, ability: str) -> None:
+        """Go on with a check only if the library's class has a method.
+
+        Raises:
+            NotApplicable: it has none of this name.
+        """
+        if not hasattr(self.library, ability):
+            raise NotApplicable(f"diffusers' {self.library.__name__} has no {ability}")
 
     def load(self) -> Pipeline:
         """The base, untouched."""
@@ -178,12 +203,16 @@ def loads_a_folder(subject: Subject) -> None:
 
 def loads_one_file(subject: Subject) -> None:
     """A base whose weights are in one file is recognised, and draws what it draws from its folder."""
-    if subject.tiny.in_one_file is None:
-        raise NotApplicable("there are no such files of this family at this size")
-    folder = subject.tiny.in_one_file(subject.base, subject.root / "in one file")
-    expect(inspect_base(folder, layouts()).family == subject.name, "it was taken for another family's")
-    drawn = subject.family.pipeline.load(folder, CPU).draw(REQUEST)
-    expect(distance(drawn, subject.load().draw(REQUEST)) == 0, "it draws another picture")
+    subject.needs("from_single_file")
+    expect(bool(subject.tiny.in_one_file), "diffusers reads such files of it, and there is none to read")
+    subject = subject.wide
+    drawn = subject.load().draw(REQUEST)
+    for write in subject.tiny.in_one_file:
+        folder = write(subject.base, subject.root / write.__name__)
+        expect(inspect_base(folder, layouts()).family == subject.name, "it was taken for another family's")
+        again = subject.family.pipeline.load(folder, CPU).draw(REQUEST)
+        shutil.rmtree(folder)
+        expect(distance(again, drawn) == 0, f"it draws another picture from what {write.__name__} wrote")
 
 
 def trains_two_steps(subject: Subject) -> None:
@@ -329,20 +358,22 @@ def swaps_in_place(subject: Subject) -> None:
 
 def loads_into_diffusers(subject: Subject) -> None:
     """The library's own loading matches every key of our file, and draws with it what we draw."""
-    library = _library(subject)
-    library.load_lora_weights(str(subject.first.diffusers), adapter_name=OURS)
-    _expect_same(_written(subject), _loaded(subject, library))
+    subject.needs("load_lora_weights")
+    library = _library(subject, subject.first.diffusers)
+    found = _peft_layers(subject, library)
+    loaded = {f"{name}.lora_A.weight": layer.lora_A[OURS].weight for name, layer in found.items()}
+    loaded |= {f"{name}.lora_B.weight": layer.lora_B[OURS].weight for name, layer in found.items()}
+    _expect_same(_written(subject), loaded)
+    _expect_added(subject, found)
     _expect_drawn(subject, library)
 
 
 def kohya_layout_loads_into_diffusers(subject: Subject) -> None:
     """The library's own converter finds in kohya's layout every layer that we wrote, and draws what we draw."""
-    if not subject.tiny.converts:
-        raise NotApplicable("diffusers does not convert this layout at this size")
-    library = _library(subject)
-    library.load_lora_weights(str(subject.first.kohya), adapter_name=OURS)
-    odd = _written(subject).keys() ^ _loaded(subject, library).keys()
-    expect(not odd, f"{len(odd)} keys are unmatched: {sorted(odd)[:3]}")
+    subject.needs("load_lora_weights")
+    subject = subject.wide
+    library = _library(subject, subject.first.kohya)
+    _expect_added(subject, _peft_layers(subject, library))
     _expect_drawn(subject, library)
 
 
@@ -375,28 +406,37 @@ def expect(held: bool, words: str) -> None:
 
 def main(families: Sequence[str]) -> int:
     """Print the table of these families, or of all, and the checks; answer 1 if one fails."""
+    failed = False
     sys.stdout.write(_line("family", [*CHECKS]))
-    failures: list[str] = []
+    words: list[str] = []
     for family in families or FAMILIES.names():
         with TemporaryDirectory() as folder:
             subject = Subject(family, TINY_BASES.load(family), Path(folder))
-            answers = {column: answer(subject, check) for column, check in CHECKS.items()}
-        failed = {column: words for column, words in answers.items() if words not in {"", NONE}}
-        sys.stdout.write(_line(family, [FAILED if column in failed else answers[column] or OK for column in CHECKS]))
-        failures += [f"{family}, {column}: {words}\n" for column, words in failed.items()]
-    sys.stdout.writelines(failures)
-    return 1 if failures else 0
+            cells = {column: answer(subject, check) for column, check in CHECKS.items()}
+        sys.stdout.write(_line(family, [cell.mark for cell in cells.values()]))
+        words += [f"{family}, {column}: {cell.words}\n" for column, cell in cells.items() if cell.mark != OK]
+        failed |= any(cell.mark == FAILED for cell in cells.values())
+    sys.stdout.writelines(words)
+    return 1 if failed else 0
 
 
-def answer(subject: Subject, check: Callable[[Subject], None]) -> str:
-    """What is wrong with a family: nothing, `NONE` where there is nothing to check, or words."""
+@dataclass(frozen=True)
+class Cell:
+    """Of the table: `OK`, or another mark and why it stands there."""
+
+    mark: str
+    words: str = ""
+
+
+def answer(subject: Subject, check: Callable[[Subject], None]) -> Cell:
+    """What a check says of a family."""
     try:
         check(subject)
-    except NotApplicable:
-        return NONE
+    except NotApplicable as found:
+        return Cell(NONE, str(found))
     except Exception as error:  # whatever a family raises is an answer
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return Cell(FAILED, f"{type(error).__name__}: {error}")
+    return Cell(OK)
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
@@ -415,23 +455,32 @@ def _adapters(subject: Subject) -> Adapters:
     return subject.family.adapters(subject.load())
 
 
-def _library(subject: Subject) -> Any:
-    """The base as diffusers alone loads it."""
-    if subject.tiny.library is None:
-        raise NotApplicable("diffusers does not draw this family")
-    library = subject.tiny.library(subject.base)
+def _library(subject: Subject, lora: Path) -> Any:
+    """The base and a LoRA as diffusers alone loads them."""
+    library = subject.library.from_pretrained(subject.base, local_files_only=True)
     library.set_progress_bar_config(disable=True)
+    library.load_lora_weights(str(lora), adapter_name=OURS)
     return library
 
 
-def _loaded(subject: Subject, library: Any) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors where diffusers has put them."""
-    loaded: dict[str, torch.Tensor] = {}
-    for component in load_spec(subject.name).keys:
-        if hasattr(getattr(library, component), "peft_config"):
-            found = get_peft_model_state_dict(getattr(library, component), adapter_name=OURS)
-            loaded |= {f"{component}.{name}": tensor for name, tensor in found.items()}
-    return _without_levels(subject, loaded)
+def _peft_layers(subject: Subject, library: Any) -> dict[str, Any]:
+    """The layers on which diffusers has put a LoRA, by our names for them."""
+    return {
+        f"{component}.{name.removeprefix(keys.level)}": module
+        for component, keys in load_spec(subject.name).keys.items()
+        for name, module in getattr(library, component).named_modules()
+        if isinstance(module, PeftLayer) and OURS in module.lora_A
+    }
+
+
+def _expect_added(subject: Subject, found: Mapping[str, Any]) -> None:
+    """Layers are added what our LoRA adds to them, whatever the tensors and scales are that it is made of there."""
+    ours = _adapters(subject).read(str(subject.first.diffusers)).layers
+    odd = sorted(ours.keys() ^ found.keys())
+    expect(not odd, f"{len(odd)} of {len(ours)} layers are unmatched: {odd[:3]}")
+    for name, layer in ours.items():
+        added = found[name].get_delta_weight(OURS).flatten(1)
+        expect(torch.allclose(added, _product(layer), rtol=1e-4, atol=1e-5), f"{name} is added other")
 
 
 def _expect_drawn(subject: Subject, library: Any) -> None:

@@ -1,7 +1,7 @@
-"""Tiny bases in one file, as checkpoints of Stable Diffusion were published before there were folders.
+"""Tiny bases in one file, as checkpoints were published before there were folders, and are for ComfyUI.
 
-Such a file holds all weights by the names that the first published code had for them. It knows no configurations and
-no tokenizers: those lie beside it, as in the base's folder.
+Such a file holds all weights, or the denoiser's alone, by the names that the first published code had for them. It
+knows no configurations and no tokenizers: those lie beside it, as in the base's folder.
 """
 
 import re
@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from maquette.families.flux1.spec import SPEC
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
 Rules: TypeAlias = Iterable[tuple[str, str]]
@@ -62,6 +64,24 @@ OPEN_CLIP = (
     (r"^encoder\.layers\.(\d+)\.mlp\.fc2\.", r"transformer.resblocks.\1.mlp.c_proj."),
     (r"^encoder\.layers\.(\d+)\.self_attn\.", r"transformer.resblocks.\1.attn."),
 )
+AROUND_FLUX_BLOCKS = (
+    (r"^x_embedder\.", "img_in."),
+    (r"^context_embedder\.", "txt_in."),
+    (r"^time_text_embed\.timestep_embedder\.", "time_in."),
+    (r"^time_text_embed\.text_embedder\.", "vector_in."),
+    (r"^time_text_embed\.guidance_embedder\.", "guidance_in."),
+    (r"^(\w+_in)\.linear_1\.", r"\1.in_layer."),
+    (r"^(\w+_in)\.linear_2\.", r"\1.out_layer."),
+    (r"^norm_out\.linear\.", "final_layer.adaLN_modulation.1."),
+    (r"^proj_out\.", "final_layer.linear."),
+)
+FLUX_NORMS = (
+    (r"^transformer_blocks\.(\d+)\.attn\.norm_(\w)\.weight$", r"double_blocks.\1.img_attn.norm.norm_\2"),
+    (r"^transformer_blocks\.(\d+)\.attn\.norm_added_(\w)\.weight$", r"double_blocks.\1.txt_attn.norm.norm_\2"),
+    (r"^single_transformer_blocks\.(\d+)\.attn\.norm_(\w)\.weight$", r"single_blocks.\1.norm.norm_\2"),
+    (r"\.norm_q$", ".query_norm.scale"),
+    (r"\.norm_k$", ".key_norm.scale"),
+)
 
 
 def sd15_in_one_file(base: Path, folder: Path) -> Path:
@@ -91,12 +111,32 @@ def sdxl_in_one_file(base: Path, folder: Path) -> Path:
     )
 
 
+def flux1_in_one_file(base: Path, folder: Path) -> Path:
+    """Write what `build_wide_flux1` has built with its weights in one file, as for ComfyUI; answer the folder."""
+    return _write(
+        base,
+        folder,
+        {
+            "transformer": lambda tensors: _flux(tensors, "model.diffusion_model."),
+            "vae": lambda tensors: _renamed(tensors, AUTOENCODER, "vae."),
+            "text_encoder": lambda tensors: _clip(tensors, "text_encoders.clip_l.transformer."),
+            "text_encoder_2": lambda tensors: _renamed(tensors, (), "text_encoders.t5xxl.transformer."),
+        },
+    )
+
+
+def flux1_transformer_in_one_file(base: Path, folder: Path) -> Path:
+    """Write what `build_wide_flux1` has built with its transformer alone in a file, as published; answer the folder."""
+    return _write(base, folder, {"transformer": lambda tensors: _flux(tensors, "")})
+
+
 def _write(base: Path, folder: Path, components: Mapping[str, Callable[[Tensors], Tensors]]) -> Path:
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    files = {name: next((base / name).glob("*.safetensors")) for name in components}
+    moved = {file.parent: [file.name] for file in files.values()}
+    shutil.copytree(base, folder, ignore=lambda path, _: moved.get(Path(path), []))
     whole: Tensors = {}
     for name, convert in components.items():
-        (weights,) = (base / name).glob("*.safetensors")
-        whole |= convert(load_file(weights))
+        whole |= convert(load_file(files[name]))
     save_file({name: tensor.contiguous() for name, tensor in whole.items()}, folder / FILE)
     return folder
 
@@ -143,3 +183,17 @@ def _open_clip(tensors: Tensors, prefix: str) -> Tensors:
         parts = [own.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
         own[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
     return _renamed(own, OPEN_CLIP, prefix) | {f"{prefix}text_projection": projection.T}
+
+
+def _flux(tensors: Tensors, prefix: str) -> Tensors:
+    """Layers that are one in the published model lie one after the other in it."""
+    keys = SPEC.keys["transformer"]
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(tensors, key=lambda name: keys.place(name.rpartition(".")[0])):
+        layer, _, kind = name.rpartition(".")
+        published = _name(f"{keys.published(layer)}.{kind}", (*AROUND_FLUX_BLOCKS, *FLUX_NORMS))
+        parts.setdefault(prefix + published, []).append(tensors[name])
+    whole = {name: torch.cat(found) for name, found in parts.items()}
+    # Its last layer says how to shift before it says how to scale.
+    last = [name for name in whole if ".adaLN_modulation." in name]
+    return whole | {name: torch.cat(whole[name].chunk(2)[::-1]) for name in last}

@@ -4,18 +4,19 @@ Packages that bring a family bring one of these too, through the entry-point gro
 point's name is the family's, and it loads a `TinyBase`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from diffusers import FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from maquette.core.registry import Registry
-from maquette.testing.single_file import sd15_in_one_file, sdxl_in_one_file
+from maquette.testing.single_file import (
+    flux1_in_one_file,
+    flux1_transformer_in_one_file,
+    sd15_in_one_file,
+    sdxl_in_one_file,
+)
 from maquette.testing.tiny_family import build_tiny_base
-from maquette.testing.tiny_flux1 import build_tiny_flux1
+from maquette.testing.tiny_flux1 import build_tiny_flux1, build_wide_flux1
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
 
 
@@ -25,26 +26,19 @@ class TinyBase:
 
     Attributes:
         build: writes a base's folder that draws pictures of 64 pixels; answers it.
-        library: loads such a folder with diffusers alone; None where diffusers has no LoRAs for this family.
-        in_one_file: writes what `build` built to another folder, its weights in one file; None where no such files were
-            published, or diffusers does not read them at this size.
-        converts: whether diffusers reads kohya's layout at this size.
+        in_one_file: each writes such a base to another folder, its weights or a part of them in one file, as bases are
+            published; none where diffusers' pipeline reads no such files.
+        wide: writes one that is as wide as published bases, where diffusers' converters know their width alone.
     """
 
     build: Callable[[Path], Path]
-    library: Callable[[Path], Any] | None = None
-    in_one_file: Callable[[Path, Path], Path] | None = None
-    converts: bool = True
+    in_one_file: Sequence[Callable[[Path, Path], Path]] = ()
+    wide: Callable[[Path], Path] | None = None
 
 
-def _loading(library: Any, **absent: Any) -> Callable[[Path], Any]:
-    return partial(library.from_pretrained, local_files_only=True, **absent)
-
-
-SD15 = TinyBase(build_tiny_base, _loading(StableDiffusionPipeline, safety_checker=None), sd15_in_one_file)
-SDXL = TinyBase(build_tiny_sdxl, _loading(StableDiffusionXLPipeline), sdxl_in_one_file)
-FLUX1 = TinyBase(build_tiny_flux1, _loading(FluxPipeline), converts=False)
-"""Of FLUX.1 diffusers' converters know the published numbers of blocks and channels only."""
+SD15 = TinyBase(build_tiny_base, (sd15_in_one_file,))
+SDXL = TinyBase(build_tiny_sdxl, (sdxl_in_one_file,))
+FLUX1 = TinyBase(build_tiny_flux1, (flux1_in_one_file, flux1_transformer_in_one_file), build_wide_flux1)
 
 TINY_BASES = Registry(
     "tiny base",

@@ -1,5 +1,6 @@
 """A FLUX.1 base with the real parts and random weights, small enough to train on in a test."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,21 @@ from transformers import CLIPTextModel, T5Config, T5EncoderModel
 from maquette.testing.tiny_parts import WIDTH, letter_tokenizer, t5_letter_tokenizer, tiny_autoencoder, tiny_clip
 
 LATENT_CHANNELS = 16
+TINY: Mapping[str, Any] = {
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "axes_dims_rope": (4, 6, 6),
+}
+WIDE: Mapping[str, Any] = {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "axes_dims_rope": (16, 56, 56),
+}
+"""As wide as FLUX.1 was published: where its layers are one, diffusers' converters divide them at its numbers only."""
 
 
 def build_tiny_flux1(folder: Path, *, guided: bool = True, seed: int = 0) -> Path:
@@ -21,18 +37,23 @@ def build_tiny_flux1(folder: Path, *, guided: bool = True, seed: int = 0) -> Pat
             or neither, as [schnell].
         seed: decides its weights.
     """
+    return _build(folder, TINY, guided=guided, seed=seed)
+
+
+def build_wide_flux1(folder: Path) -> Path:
+    """Write a base with one block of each kind, as wide as those of the published ones (two gigabytes)."""
+    return _build(folder, WIDE, guided=True, seed=0)
+
+
+def _build(folder: Path, blocks: Mapping[str, Any], *, guided: bool, seed: int) -> Path:
     torch.manual_seed(seed)
     tokenizer, t5_tokenizer = letter_tokenizer(), t5_letter_tokenizer()
     transformer: dict[str, Any] = {
         "in_channels": 4 * LATENT_CHANNELS,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
         "joint_attention_dim": WIDTH,
         "pooled_projection_dim": WIDTH,
         "guidance_embeds": guided,
-        "axes_dims_rope": (4, 6, 6),
+        **blocks,
     }
     t5 = T5Config(
         vocab_size=len(t5_tokenizer),
