@@ -84,7 +84,7 @@ class TrainingState:
     usual_loss: float | None = None
     diverged_at: int | None = None
 
-    def record(self, loss: float) -> None:
+    def advance(self, loss: float) -> None:
         """Count a step that is done."""
         self.step += 1
         self.losses = [*self.losses, loss][-RECENT_LOSSES:]

@@ -1,6 +1,7 @@
 """One training run, from pictures to a verified LoRA, top to bottom."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,9 @@ from maquette.trainer.sampling import class_examples
 def run(attempt: Attempt) -> None:
     """Carry out one attempt; it is done when `manifest.json` is there.
 
+    The parts that are alike for all families are the trainer's; what a base is, what is made small and where a LoRA is
+    put are the family's pipeline, objective and adapters.
+
     Raises:
         StopRequested: it was asked to stop, and what it has learned is in a checkpoint.
         RunFailed, BrokenBase, InvalidRequest, UnknownName, OSError: it can't go on.
@@ -49,7 +53,7 @@ def run(attempt: Attempt) -> None:
     done = checkpoint.step_of(resume_from) if resume_from else 0
     reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
 
-    def between() -> None:
+    def stop_if_asked() -> None:
         attempt.supervision.check(done)
 
     with memory_errors(device):
@@ -58,10 +62,11 @@ def run(attempt: Attempt) -> None:
 
         reporter.phase(Phase.PREPARE)
         store = open_store(attempt, device)
-        prepared = list(zip(training.pictures, prepare(attempt, store, between), strict=True))
+        prepared = list(zip(training.pictures, prepare(attempt, store, stop_if_asked), strict=True))
         instances = [example for picture, example in prepared if not picture.held_out]
         held_out = [example for picture, example in prepared if picture.held_out]
-        between()
+        stop_if_asked()
+        # After the pictures: it reads gigabytes, and what is wrong with a picture should not wait for it.
         _check_base(attempt)
         family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
@@ -69,32 +74,36 @@ def run(attempt: Attempt) -> None:
         objective = family.objective(pipeline, settings)
         tell_cut_captions(attempt, pipeline)
 
+        # Everything that is shown is encoded once, and with the bare base: no LoRA is attached yet. The rows of
+        # `examples` are the pictures, behind them the class pictures, and then what is held out.
         reporter.phase(Phase.CACHE)
         classes = class_examples(pipeline, training, residency.bring)
         examples = EncodedExamples.encode(
             pipeline,
             [*instances, *classes, *held_out],
             train_text_encoder=settings.train_text_encoder,
-            between=between,
+            between=stop_if_asked,
             store=store,
             bring=residency.bring,
         )
 
         reporter.phase(Phase.TRAIN)
+        # Seeds torch's global source too, from which a LoRA's first values come.
         randomness = Randomness(settings.seed, len(instances), len(classes), device)
-        at_work = (Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
-        residency.bring(*at_work)
+        trained_parts = (Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
+        residency.bring(*trained_parts)
         adapters = family.adapters(pipeline)
         adapters.attach(settings)
         if plan.gradient_checkpointing:
             recompute_activations(pipeline)
         state = fresh_state(adapters, settings, randomness)
+        # Keeping a state is a checkpoint with its probe, the loss on what is held out, and samples where asked for.
         measured = range(len(instances) + len(classes), len(examples.examples))
         keeper = Keeper(
             attempt,
             Evaluation(examples, objective, measured, settings.seed, device),
             lora_header(adapters, training),
-            partial(_draw, pipeline, residency, at_work),
+            partial(_draw, pipeline, residency, trained_parts),
         )
         keeper.resume(state)
         train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch)
@@ -125,39 +134,32 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
-        micro_batch: rows shown at once. A step means the same whatever it is: gradients add up to its whole batch's.
+        micro_batch: rows shown at once. Whatever it is, a step's gradient is that of its whole batch; only noise is
+            drawn in another order.
 
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
         RunFailed: the run has diverged twice, see `trainer.divergence`.
     """
-    settings, random, device = attempt.training.settings, state.randomness, state.randomness.device
-    parameters = list(state.parameters.values())
+    settings, random = attempt.training.settings, state.randomness
+    parameters, size = list(state.parameters.values()), settings.train_batch_size
     if state.step == 0:
         keeper.keep_beginning(state)
     while state.step < settings.max_train_steps:
         began = time.monotonic()
 
-        # What is learned from in this step, and the share that each row's loss has in the step's.
-        rows = random.instances.take(settings.train_batch_size)
-        shares = [1 / len(rows)] * len(rows)
+        # Which rows of `examples` are learned from in this step, and what each one's loss weighs in the step's.
+        rows, weights = random.instances.take(size), [1 / size] * size
         if settings.with_prior_preservation:
-            rows += [random.instances.length + row for row in random.classes.take(settings.train_batch_size)]
-            shares += [settings.prior_loss_weight / settings.train_batch_size] * settings.train_batch_size
+            rows += [random.instances.length + row for row in random.classes.take(size)]
+            weights += [settings.prior_loss_weight / size] * size
 
-        # Forward and backward. A further term of the loss is added where the objective's are weighed.
-        loss = torch.zeros((), device=device)
-        for begin in range(0, len(rows), micro_batch):
-            part = slice(begin, begin + micro_batch)
-            with working(device):
-                batches = examples.batches(rows[part], random.noise, device)
-                losses = torch.cat([objective.losses(*batch, random.noise) for batch in batches])
-            weighed = torch.dot(losses, torch.tensor(shares[part], device=device))
-            weighed.backward()
-            loss += weighed.detach()
-
-        # Read once a step, and no more: a processor that reads from a device waits for all that it has to do.
+        state.optimizer.zero_grad()
+        loss = accumulate_gradients(examples, objective, random, rows, weights, micro_batch)
         norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
+
+        # Told is the norm before clipping. This is the one time in a step that the device is waited for: what else is
+        # to be told of a step joins the stack.
         step_loss, grad_norm = torch.stack([loss, norm]).tolist()
         if trouble := trouble_with_step(state.step + 1, step_loss, grad_norm):
             step_back(attempt, state, state.step + 1, trouble)
@@ -166,8 +168,7 @@ def train(
         lr = used_rate(state.optimizer)
         state.optimizer.step()
         state.lr_scheduler.step()
-        state.optimizer.zero_grad()
-        state.record(step_loss)
+        state.advance(step_loss)
         attempt.reporter.step(
             step=state.step,
             total_steps=settings.max_train_steps,
@@ -182,16 +183,46 @@ def train(
         finished = state.step == settings.max_train_steps
         if stopping or finished or state.step % attempt.spec.checkpoint_every == 0:
             if trouble := trouble_with_state(state):
+                # Also where it is to stop: it does after the next step, with a state that is worth keeping.
                 step_back(attempt, state, state.step, trouble)
                 continue
             keeper.keep(state)
         if stopping:
             raise StopRequested(state.step)
+        # A throttle, for machines shared with other work.
         time.sleep(attempt.spec.step_delay)
 
 
+def accumulate_gradients(
+    examples: EncodedExamples,
+    objective: Objective,
+    random: Randomness,
+    rows: Sequence[int],
+    weights: Sequence[float],
+    micro_batch: int,
+) -> torch.Tensor:
+    """Forward and backward pass for these rows, some at a time; the weighed sum of their losses.
+
+    A further term of the loss goes into the family's objective where it needs what the denoiser said, and else here,
+    beside the rows' losses.
+    """
+    weigh = torch.tensor(weights, device=random.device)
+    loss = torch.zeros((), device=random.device)
+    for begin in range(0, len(rows), micro_batch):
+        shown = slice(begin, begin + micro_batch)
+        with working(random.device):
+            # More than one only where pictures differ in size; together in the order of the rows.
+            batches = examples.batches(rows[shown], random.noise, random.device)
+            losses = torch.cat([objective.losses(latents, told, random.noise) for latents, told in batches])
+        weighed = torch.dot(losses, weigh[shown])
+        weighed.backward()
+        loss += weighed.detach()
+    return loss
+
+
 def finish(attempt: Attempt, state: TrainingState, adapters: Adapters, sample: Image.Image) -> None:
-    """Write what a run is for, and last of all the manifest that makes it true.
+    """Write what a run is for: the weights that the adapters have, and the sample; last of all the manifest, whose
+    presence means that the run is done.
 
     Raises:
         RunFailed: a weight is not finite.
@@ -221,11 +252,11 @@ def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Rand
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
 
 
-def _draw(pipeline: Pipeline, residency: Residency, at_work: tuple[Part, ...], sample: SampleSpec) -> Image.Image:
+def _draw(pipeline: Pipeline, residency: Residency, trained_parts: tuple[Part, ...], sample: SampleSpec) -> Image.Image:
     """A picture between two steps, when nothing of a step is in memory; then the device is as training needs it."""
     residency.bring(*Part)
     picture = pipeline.draw(sample_request(sample))
-    residency.bring(*at_work)
+    residency.bring(*trained_parts)
     return picture
 
 

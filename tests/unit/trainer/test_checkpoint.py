@@ -49,7 +49,7 @@ def take_steps(state: TrainingState, count: int) -> None:
         state.optimizer.step()
         state.lr_scheduler.step()
         state.optimizer.zero_grad()
-        state.record(loss.item())
+        state.advance(loss.item())
 
 
 def keep(directory: RunDirectory, state: TrainingState, *, keep_every: int = 0) -> None:
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_spec_is_not_ours(directory: RunDirectory) -> No
 def test_only_recent_losses_are_kept() -> None:
     state = fresh_state()
     for loss in range(RECENT_LOSSES + 10):
-        state.record(float(loss))
+        state.advance(float(loss))
     assert state.step == RECENT_LOSSES + 10
     assert state.losses == [float(loss) for loss in range(10, RECENT_LOSSES + 10)]
     assert state.recent_loss == pytest.approx(34.5)
@@ -241,8 +241,8 @@ def test_only_recent_losses_are_kept() -> None:
 def test_the_usual_loss_is_that_of_the_first_steps() -> None:
     state = fresh_state()
     for loss in range(RECENT_LOSSES - 1):
-        state.record(float(loss))
+        state.advance(float(loss))
     assert state.usual_loss is None
     for _ in range(20):
-        state.record(1000.0)
+        state.advance(1000.0)
     assert state.usual_loss == pytest.approx((sum(range(RECENT_LOSSES - 1)) + 1000) / RECENT_LOSSES)

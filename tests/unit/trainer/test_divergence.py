@@ -62,12 +62,12 @@ def test_a_large_loss_of_one_step_is_none() -> None:
 
 def test_losses_that_stay_three_times_the_usual_are_trouble(state: TrainingState) -> None:
     for _ in range(RECENT_LOSSES):
-        state.record(0.2)
+        state.advance(0.2)
     for _ in range(RECENT_LOSSES):
-        state.record(0.59)
+        state.advance(0.59)
     assert trouble_with_state(state) is None
     for _ in range(RECENT_LOSSES):
-        state.record(0.61)
+        state.advance(0.61)
     trouble = trouble_with_state(state)
     assert trouble is not None
     assert trouble.startswith("the mean loss of the 50 steps up to step 150 is 0.61, more than 3 times the 0.2 of")
@@ -77,7 +77,7 @@ def test_scatter_as_large_as_the_losses_themselves_is_none(state: TrainingState)
     """Exponentially distributed losses scatter by their own size, as those of random timesteps do."""
     random = torch.Generator().manual_seed(3)
     for _ in range(5000):
-        state.record(float(-torch.rand((), generator=random).clamp_min(1e-9).log()))
+        state.advance(float(-torch.rand((), generator=random).clamp_min(1e-9).log()))
         assert trouble_with_state(state) is None
 
 
@@ -89,9 +89,9 @@ def test_a_weight_that_is_not_finite_is_trouble(state: TrainingState) -> None:
 
 def test_it_goes_on_from_the_last_checkpoint_at_half_the_rate(attempt: Attempt, state: TrainingState) -> None:
     for loss in (0.5, 0.4):
-        state.record(loss)
+        state.advance(loss)
     keep(attempt, state)
-    state.record(0.3)
+    state.advance(0.3)
     with torch.no_grad():
         state.parameters["a.weight"].fill_(NAN)
     step_back(attempt, state, 4, "the loss of step 4 is nan")
@@ -106,7 +106,7 @@ def test_it_goes_on_from_the_last_checkpoint_at_half_the_rate(attempt: Attempt, 
 def test_that_it_was_taken_back_is_in_its_checkpoints_and_happens_once(attempt: Attempt, state: TrainingState) -> None:
     keep(attempt, state)
     step_back(attempt, state, 1, "the loss of step 1 is nan")
-    state.record(0.5)
+    state.advance(0.5)
     keep(attempt, state)
     state.diverged_at = None
     checkpoint.restore(attempt.directory.checkpoint(1), state)
