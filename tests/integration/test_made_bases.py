@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from maquette.bases.catalogue import BUNDLED_PATH, BaseKind
@@ -13,8 +14,11 @@ from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
 from maquette.server.bases.adding import add
 from maquette.server.bases.repository import Base
+from maquette.testing.conformance import Subject
 from maquette.testing.hub import files_of, hub_server
+from maquette.testing.runs import make_run
 from maquette.testing.single_file import FILE, flux1_transformer_in_one_file, sd15_in_one_file, sdxl_in_one_file
+from maquette.testing.tiny_bases import TINY_BASES
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.testing.tiny_flux1 import build_wide_flux1
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
@@ -22,6 +26,7 @@ from maquette.testing.tiny_sdxl import build_tiny_sdxl
 pytestmark = pytest.mark.torch
 
 REQUEST = DrawRequest(prompt="a photo of ohwx", width=64, height=64, steps=2, guidance_scale=3.0, seed=5)
+ROUNDING = 1e-4
 UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
@@ -60,6 +65,22 @@ def test_a_base_of_one_file_draws_as_the_folder_that_it_was_made_from(
     made = added(tmp_path, str(file), UNREACHABLE, configs=str(base))
     assert Path(made.location) == tmp_path / "bases" / "made"
     assert np.array_equal(drawn(made.family, made.location), drawn(made.family, base))
+
+
+def test_a_base_of_one_file_trains_as_the_folder_that_it_was_made_from(tmp_path: Path) -> None:
+    base = build_tiny_base(tmp_path / "base")
+    file = sd15_in_one_file(base, tmp_path / "written") / FILE
+    made = added(tmp_path, str(file), UNREACHABLE, configs=str(base))
+    subject = Subject("sd15", TINY_BASES.load("sd15"), tmp_path)
+    folder, whole = (
+        safetensors.torch.load(subject.train(make_run(tmp_path / name, root, max_train_steps=2)))
+        for name, root in (("of-folder", base), ("of-made", Path(made.location)))
+    )
+    assert folder.keys() == whole.keys()
+    # Not to the last bit: tensors begin in memory where they begin in their files, and kernels go by that.
+    ups = [name for name in folder if ".lora_B." in name]
+    assert max(float(folder[name].abs().max()) for name in ups) > 10 * ROUNDING
+    assert all(torch.allclose(folder[name], whole[name], rtol=0, atol=ROUNDING) for name in folder)
 
 
 def test_a_base_of_a_hub_draws_as_its_publisher_does(tmp_path: Path) -> None:
