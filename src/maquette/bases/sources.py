@@ -106,8 +106,8 @@ class Maker:
         """Make a base of a checkpoint's file, with configurations, tokenizers, and weights that the file lacks.
 
         Args:
-            configs: where these are from. None is where the file is from, if a whole base lies there; else the
-                registered base of its family that fits it; else the repository that the family's spec names.
+            configs: where these are from. None is the folder or repository of the file, if a base lies in it; else
+                the registered base of its family that fits it; else the repository that the family's spec names.
             registered: folders of the registered bases, by family.
 
         Raises:
@@ -118,7 +118,7 @@ class Maker:
         if configs is None and listing and MODEL_INDEX in listing.files:
             self._around_from_hub(checkpoint, listing)
         else:
-            configs = configs or self._usual(checkpoint, registered.get(checkpoint.family, ()))
+            configs = configs or _own(source) or self._usual(checkpoint, registered.get(checkpoint.family, ()))
             if configs.hub:
                 listing = self._hub.listing(configs.hub)
                 self._around_from_hub(checkpoint, listing)
@@ -197,6 +197,12 @@ def _named(listing: Listing, place: HubId) -> Wanted:
     """The one file that a place names."""
     name = PurePosixPath(place.path).name
     return Wanted(listing.files[name], name)
+
+
+def _own(source: Source) -> Source | None:
+    """The folder of a file of this machine, if a base lies in it."""
+    folder = source.path.parent
+    return Source(folder) if source.hub is None and (folder / MODEL_INDEX).exists() else None
 
 
 def _check_family(checkpoint: Checkpoint, family: str, configs: str) -> None:

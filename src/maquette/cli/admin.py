@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from msgspec.structs import asdict
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -150,7 +151,7 @@ def add_base(
         err.print(f"from {origin}")
     err.print(f"registered {base.name}: {base.kind}, {base.family}, {base.sha256[:10]}, {base.location}")
     if json:
-        print_json(base)
+        print_json(asdict(base) | {"origins": added.origins})
 
 
 @bases.command("alias")

@@ -6,6 +6,7 @@ asks for no token. On demand it cuts connections, sends other bytes than it list
 
 import hashlib
 import json
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 APART = (".safetensors", ".bin")
 """What files end in that are kept apart from git."""
+PORTION = 1 << 16
+"""Bytes that are sent at once."""
 
 
 class Asked(NamedTuple):
@@ -51,6 +54,7 @@ class HubServer:
         cuts: after how many bytes the connection is cut that sends a file: the next one, the one after it, and so on.
         altered: what is sent in place of a file's bytes.
         ranges: whether it can send the rest of a file; else it sends the whole.
+        pause: seconds before each 64 KB of a file.
         busy: how many requests for files are put off from now on.
         asked: all requests so far.
     """
@@ -63,6 +67,7 @@ class HubServer:
     cuts: dict[str, list[int]] = field(default_factory=dict)
     altered: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
+    pause: float = 0.0
     busy: int = 0
     asked: list[Asked] = field(default_factory=list)
 
@@ -190,7 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         cuts = self.hub.cuts.get(self.path.partition("/elsewhere/")[2])
         self.close_connection = bool(cuts)
-        self.wfile.write(content[start : start + cuts.pop(0)] if cuts else content[start:])
+        sent = content[start : start + cuts.pop(0)] if cuts else content[start:]
+        for first in range(0, len(sent), PORTION):
+            time.sleep(self.hub.pause)
+            self.wfile.write(sent[first : first + PORTION])
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library calls it
         """Nobody reads it."""

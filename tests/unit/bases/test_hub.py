@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -117,6 +118,30 @@ def test_what_an_earlier_call_left_is_taken_up_by_the_next(server: HubServer, hu
     assert fetch(hub, tmp_path / "w")[0] > 300_000
     assert (tmp_path / "w").read_bytes() == WEIGHTS
     assert server.starts(PLACE) == [0, 300_000, 300_000]
+
+
+def test_what_a_killed_process_left_is_taken_up(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    listing = listing_of(hub)
+    left = listing.files["unet/w.safetensors"].unfinished(tmp_path / "w")
+    server.pause = 0.05
+    program = (
+        "import os, pathlib; from maquette.bases.hub import Hub, parse_hub_id\n"
+        f"hub, path = Hub(os.environ), pathlib.Path({str(tmp_path / 'w')!r})\n"
+        f"listing = hub.listing(parse_hub_id({REPOSITORY!r}))\n"
+        "hub.fetch(listing, listing.files['unet/w.safetensors'], path, print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | server.environment)
+    deadline = time.monotonic() + 60
+    while not left.exists() or left.stat().st_size < 200_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() < 0
+    there, server.pause = left.stat().st_size, 0.0
+    fetch(hub, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == WEIGHTS
+    assert server.starts(PLACE) == [0, there]
+    assert 200_000 <= there < len(WEIGHTS)
 
 
 def test_what_was_left_of_another_file_is_not_taken_up(server: HubServer, hub: Hub, tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ def test_a_base_is_fetched_from_a_hub_with_a_bar_and_told_where_it_is_from(
     bar, origin, told = added.err.splitlines()
     assert bar.startswith("download   ━━━")
     assert origin == f"from studio/base at commit {commit}"
+    assert base["origins"] == [{"source": "studio/base", "commit": commit}]
     assert told == f"registered mine: checkpoint, sd15, {base['sha256'][:10]}, {data_dir}/bases/mine"
     # Of the one base that is registered, with no hub to ask.
     added = run("bases", "add", "tuned", "--from", checkpoint, "--data-dir", data_dir)

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from maquette.bases import making
 from maquette.bases.catalogue import BUNDLED_PATH, BaseKind
+from maquette.bases.hub import Hub
 from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.errors import InvalidRequest
 from maquette.core.files import file_sha256
@@ -173,6 +174,12 @@ class TestOneFile:
             BrokenBase, match=r"unet/config.json says in_channels 9, the file has 4; name others with --c"
         ):
             add_it(file, checkpoints=registered(other, fitting), configs="other")
+
+    def test_configurations_beside_it_come_first(self, add_it: Add, tmp_path: Path) -> None:
+        own, other = paper_base(tmp_path / "own"), paper_base(tmp_path / "other")
+        file = paper_checkpoint(own / CHECKPOINT)
+        assert add_it(file, checkpoints=registered(other)).origins[1].source == str(own)
+        assert add_it(file, checkpoints=registered(other), configs="other").origins[1].source == str(other)
 
     def test_registered_bases_that_say_the_same_are_one(self, add_it: Add, file: Path, tmp_path: Path) -> None:
         one, two = paper_base(tmp_path / "one"), paper_base(tmp_path / "two")
@@ -401,6 +408,14 @@ class TestHub:
         free = shutil.disk_usage("/")._replace(free=100)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
         with pytest.raises(BrokenBase, match=r"no space for studio/base: [\d,]+ bytes are needed in .*, 100 are free"):
+            add_it(REPOSITORY)
+
+    def test_a_disk_that_fills_up_under_way_is_told_too(self, add_it: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Hub, "_append", full)
+        with pytest.raises(BrokenBase, match=r"no space for studio/base: .*, and run the same command again"):
             add_it(REPOSITORY)
 
     def test_two_at_once_do_not_fill_one_folder(self, add_it: Add, folder: Path) -> None:
