@@ -18,7 +18,7 @@ from maquette.bases.hub import Hub, HubId, Listing, parse_hub_id
 from maquette.bases.look import SAFETENSORS
 from maquette.bases.making import bring, tidy
 from maquette.bases.selection import Wanted, is_small, of_components, of_embedding, of_folder, of_pipeline, of_weights
-from maquette.core.basefolder import MODEL_INDEX, BaseLayout, BrokenBase, base_family
+from maquette.core.basefolder import MODEL_INDEX, WEIGHTS, BaseLayout, BrokenBase, base_family
 from maquette.core.files import file_sha256, write_atomic
 
 ORIGIN = ".origin.json"
@@ -144,7 +144,7 @@ class Maker:
     def _usual(self, checkpoint: Checkpoint, registered: Sequence[Path]) -> Source:
         """Where configurations are from if nobody says so."""
         layout = self._layouts[checkpoint.family]
-        fitting = [root for root in registered if _fits(checkpoint, root)]
+        fitting = [root for root in registered if _fits(checkpoint, root, layout)]
         if fitting and len({_small_files(root, layout) for root in fitting}) == 1:
             return Source(fitting[0])
         if (published := checkpoint.layout.published) and (place := parse_hub_id(published)):
@@ -210,10 +210,11 @@ def _check_family(checkpoint: Checkpoint, family: str, configs: str) -> None:
         raise BrokenBase(f"{configs} has configurations of {family}, but {checkpoint.path} is of {checkpoint.family}")
 
 
-def _fits(checkpoint: Checkpoint, root: Path) -> bool:
-    """Whether a registered base fits; what has become of it since is its own matter."""
+def _fits(checkpoint: Checkpoint, root: Path, layout: BaseLayout) -> bool:
+    """Whether a registered base fits, and has the weights that the file lacks; what became of it is its own matter."""
+    lacking = [name for name, kept in layout.components.items() if kept.weights and name not in checkpoint.components]
     try:
-        return not misfits(checkpoint, root)
+        return all(any((root / name).glob(WEIGHTS)) for name in lacking) and not misfits(checkpoint, root)
     except BrokenBase:
         return False
 

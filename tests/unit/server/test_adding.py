@@ -181,6 +181,14 @@ class TestOneFile:
         assert add_it(file, checkpoints=registered(other)).origins[1].source == str(own)
         assert add_it(file, checkpoints=registered(other), configs="other").origins[1].source == str(other)
 
+    def test_a_registered_base_without_the_weights_that_a_file_lacks_does_not_fit(
+        self, add_it: Add, tmp_path: Path
+    ) -> None:
+        file = paper_checkpoint(tmp_path / CHECKPOINT, changes={"decoder.conv_in.weight": None})
+        bare, whole = paper_base(tmp_path / "bare", weights=False), paper_base(tmp_path / "whole")
+        paper_checkpoint(bare / "all.safetensors")
+        assert add_it(file, checkpoints=registered(bare, whole)).origins[1].source == str(whole)
+
     def test_registered_bases_that_say_the_same_are_one(self, add_it: Add, file: Path, tmp_path: Path) -> None:
         one, two = paper_base(tmp_path / "one"), paper_base(tmp_path / "two")
         paper_weights(two / "vae" / WEIGHTS["vae"], 99)
