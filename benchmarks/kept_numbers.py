@@ -6,27 +6,27 @@ train? What families' memory models say.
 Nothing is computed: published shapes run on torch's meta device, with a LoRA of rank 1 where the family puts it, and
 what autograd saves is counted, weights left out and attention fused as on a GPU. A device takes more than that, for
 copies in other precisions and for what lives during one operation only. How much more is taken from Stable Diffusion
-1.5, whose use an H200 has shown (results/train_loop_sd15_sd15_cuda.json): the others' counts are scaled alike.
+1.5, whose use an H200 has shown (results/train_loop_sd15_real_cuda.json): the others' counts are scaled alike.
 """
 
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import diffusers
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
-from peft import LoraConfig
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from maquette.families.adapters import CLIP_TARGETS
 from maquette.families.flux1.adapters import TRANSFORMER_TARGETS
+from maquette.families.lora import ActiveLoras, named_layers, untrained
 from maquette.families.registry import load_spec
 from maquette.families.sd15.adapters import UNET_TARGETS as SD15_TARGETS
 from maquette.families.sdxl.adapters import UNET_TARGETS as SDXL_TARGETS
+from real_sizes import flux1_transformer, making, sd15_text_encoder, sd15_unet, sdxl_second_text_encoder, sdxl_unet
 
 META = torch.device("meta")
 SIDES = (512, 1024)
@@ -142,75 +142,13 @@ def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_option
 # ------------------------------------------------------------------------------------------------------------ shapes
 
 
-def with_lora(kind: Any, targets: Sequence[str], config: Mapping[str, Any]) -> Any:
-    """A model without weights, and a LoRA of rank 1 on it."""
-    with META:
-        model = kind(**config).requires_grad_(False)
-    model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(targets)))
-    return model
-
-
-def sd15() -> Any:
-    """Stable Diffusion 1.5's UNet."""
-    return with_lora(
-        UNet2DConditionModel, SD15_TARGETS, {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-    )
-
-
-def sdxl() -> Any:
-    """Stable Diffusion XL 1.0's UNet."""
-    return with_lora(
-        UNet2DConditionModel,
-        SDXL_TARGETS,
-        {
-            "sample_size": 128,
-            "block_out_channels": (320, 640, 1280),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "cross_attention_dim": 2048,
-            "attention_head_dim": (5, 10, 20),
-            "transformer_layers_per_block": (1, 2, 10),
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        },
-    )
-
-
-def flux1() -> Any:
-    """FLUX.1 [dev]'s transformer."""
-    return with_lora(FluxTransformer2DModel, TRANSFORMER_TARGETS, {"guidance_embeds": True})
-
-
-def clip_large() -> Any:
-    """CLIP ViT-L, the text encoder of Stable Diffusion 1.5, and the first of the other two."""
-    return with_lora_on_text(
-        CLIPTextModel,
-        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    )
-
-
-def clip_big() -> Any:
-    """OpenCLIP ViT-bigG, Stable Diffusion XL's second."""
-    return with_lora_on_text(
-        CLIPTextModelWithProjection,
-        {
-            "hidden_size": 1280,
-            "intermediate_size": 5120,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 20,
-            "projection_dim": 1280,
-            "hidden_act": "gelu",
-        },
-    )
-
-
-def with_lora_on_text(kind: Any, config: Mapping[str, Any]) -> Any:
-    """A text encoder without weights, and a LoRA of rank 1 on it."""
-    with META:
-        model = kind(CLIPTextConfig(**config)).requires_grad_(False)
-    model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=list(CLIP_TARGETS)))
+def with_lora(build: Callable[[], Any], targets: Sequence[str]) -> Any:
+    """A model without values, and a LoRA of rank 1 on it."""
+    ends = tuple(f".{target}" for target in targets)
+    with making(META, torch.bfloat16):
+        model = build().requires_grad_(False)
+        layers = {name: layer for name, layer in named_layers(model).items() if name.endswith(ends)}
+        ActiveLoras(layers).train({name: untrained(layer, rank=1, alpha=1) for name, layer in layers.items()})
     return model
 
 
@@ -245,15 +183,17 @@ def call_flux1(transformer: Any, side: int) -> Any:
 
 
 FAMILIES: Mapping[str, tuple[Callable[[], Any], Callable[[Any, int], Any]]] = {
-    "sd15": (sd15, call_sd15),
-    "sdxl": (sdxl, call_sdxl),
-    "flux1": (flux1, call_flux1),
+    "sd15": (partial(with_lora, sd15_unet, SD15_TARGETS), call_sd15),
+    "sdxl": (partial(with_lora, sdxl_unet, SDXL_TARGETS), call_sdxl),
+    "flux1": (partial(with_lora, flux1_transformer, TRANSFORMER_TARGETS), call_flux1),
 }
 
+CLIP_LARGE = partial(with_lora, sd15_text_encoder, CLIP_TARGETS)
+CLIP_BIG = partial(with_lora, sdxl_second_text_encoder, CLIP_TARGETS)
 TEXT_ENCODERS: Mapping[str, Sequence[Callable[[], Any]]] = {
-    "sd15": (clip_large,),
-    "sdxl": (clip_large, clip_big),
-    "flux1": (clip_large,),
+    "sd15": (CLIP_LARGE,),
+    "sdxl": (CLIP_LARGE, CLIP_BIG),
+    "flux1": (CLIP_LARGE,),
 }
 """Those that a LoRA may be put on."""
 

@@ -60,7 +60,12 @@ def sdxl_unet() -> UNet2DConditionModel:
 def sdxl_second_text_encoder() -> CLIPTextModelWithProjection:
     """SDXL 1.0's second text encoder, 695 million weights."""
     config = CLIPTextConfig(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=20,
+        projection_dim=1280,
+        hidden_act="gelu",
     )
     return CLIPTextModelWithProjection(config).eval()
 

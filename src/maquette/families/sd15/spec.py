@@ -68,7 +68,7 @@ SPEC = FamilySpec(
         "text_encoder": ComponentKeys(kohya=("lora_te", "lora_te1"), level="text_model."),
     },
     # Parameters as the shapes of Stable Diffusion 1.5 say; activations as an H200 took them at 512 pixels in bfloat16,
-    # batch 1 (benchmarks/results/train_loop_sd15_sd15_cuda.json), the text encoder's as `benchmarks/kept_numbers.py`
+    # batch 1 (benchmarks/results/train_loop_sd15_real_cuda.json), the text encoder's as `benchmarks/kept_numbers.py`
     # counts them.
     memory=MemoryModel(
         denoiser=PartModel(("unet",), 859_520_964),
