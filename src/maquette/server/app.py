@@ -62,23 +62,31 @@ def create_app(settings: Settings, database: Database, storage: Storage, pool: P
 
     Without the `pool` that draws what is asked for here, nothing is said of how drawing does.
     """
+    state = state_of(settings, database, storage, pool)
     return Litestar(
         [*OPEN, *SIGNED, *_keyed("/v3", settings), *_keyed("/", settings, include_in_schema=False)],
         dependencies={
-            "settings": _constant(settings),
-            "database": _constant(database),
-            "storage": _constant(storage),
-            "pool": _constant(pool),
-            "signer": _constant(open_signer(settings)),
+            **{name: _of_state(name) for name in state},
             "base_url": Provide(base_url_of, sync_to_thread=False),
         },
-        state=State({"database": database}, deep_copy=False),
+        state=State(state, deep_copy=False),
         middleware=[Lingering(), TidyQueries()],
         cors_config=_cross_origin(settings),
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=openapi_config(),
         logging_config=None,
     )
+
+
+def state_of(settings: Settings, database: Database, storage: Storage, pool: Pool | None = None) -> dict[str, object]:
+    """What the application's state holds, and calls are given by these names."""
+    return {
+        "settings": settings,
+        "database": database,
+        "storage": storage,
+        "pool": pool,
+        "signer": open_signer(settings),
+    }
 
 
 def _cross_origin(settings: Settings) -> CORSConfig | None:
@@ -106,5 +114,8 @@ def _keyed(path: str, settings: Settings, *, include_in_schema: bool = True) -> 
     ]
 
 
-def _constant(value: object) -> Provide:
-    return Provide(lambda: value, use_cache=True, sync_to_thread=False)
+def _of_state(name: str) -> Provide:
+    def given(state: State) -> object:
+        return state[name]
+
+    return Provide(given, sync_to_thread=False)

@@ -8,7 +8,7 @@ from litestar import Litestar
 
 from maquette.db.engine import Database
 from maquette.server.access import service as access
-from maquette.server.app import create_app
+from maquette.server.app import create_app, state_of
 from maquette.server.bases import service as bases
 from maquette.server.bases.repository import Base
 from maquette.server.settings import Settings
@@ -30,13 +30,26 @@ def storage() -> Storage:
     return open_storage("memory://")
 
 
+@pytest.fixture(scope="session")
+def built() -> dict[object, Litestar]:
+    """Applications, by what of their settings shapes them; what they work on changes from test to test."""
+    return {}
+
+
 @pytest.fixture
-async def app(settings: Settings, database: Database, storage: Storage) -> Litestar:
-    """The application over an empty database in which one base, `tiny`, is registered."""
+async def app(settings: Settings, database: Database, storage: Storage, built: dict[object, Litestar]) -> Litestar:
+    """The application over an empty database in which one base, `tiny`, is registered.
+
+    It is built once: that takes longer than most of the tests.
+    """
     async with database.write() as conn:
         base = Base(name="tiny", kind="checkpoint", family="sd15", location="/bases/tiny", sha256=SHA256)
         await bases.register(conn, base)
-    return create_app(settings, database, storage)
+    shape = (settings.max_body_bytes, settings.max_body_with_picture, settings.cors_origins)
+    if shape not in built:
+        built[shape] = create_app(settings, database, storage)
+    built[shape].state.update(state_of(settings, database, storage))
+    return built[shape]
 
 
 @pytest.fixture
