@@ -57,9 +57,9 @@ def succeeded(client: Client, task_id: str, folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(client: Client, start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def undisturbed(client: Client, served: TaskDetail, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The LoRA of a run that nobody disturbs."""
-    return succeeded(client, start("undisturbed"), tmp_path_factory.mktemp("undisturbed"))
+    return succeeded(client, served.task_id, tmp_path_factory.mktemp("undisturbed"))
 
 
 def resumed_from(client: Client, task_id: str) -> list[int | None]:
