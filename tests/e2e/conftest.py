@@ -27,7 +27,12 @@ def pictures() -> Generator[list[Path]]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]:
-    settings = {"MAQUETTE_CHECKPOINT_EVERY": str(CHECKPOINT_EVERY), "OMP_WAIT_POLICY": "PASSIVE"}
+    settings = {
+        "MAQUETTE_CHECKPOINT_EVERY": str(CHECKPOINT_EVERY),
+        # Tests wait for trainings: they stand back for nothing else on a machine that is busy.
+        "MAQUETTE_TRAINER_NICE": "0",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     with ServerProcess(tmp_path_factory.mktemp("server") / "data", settings) as server:
         yield server
 
