@@ -1,14 +1,11 @@
 """What goes wrong while a run trains: each ends as designed, none with a bad file, none at the cost of a checkpoint."""
 
 import math
-import os
-import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,10 +31,8 @@ from maquette.core.rundir import (
     CHECKPOINT_MANIFEST,
     CheckpointManifest,
     FileRecord,
-    Manifest,
     RunDirectory,
 )
-from maquette.core.specs import LrScheduler, Optimizer
 from maquette.core.weights import read_header
 from maquette.families.sd15.objective import Sd15Objective
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
@@ -360,41 +355,3 @@ class TestFullDisk:
         assert not directory.manifest.exists()
         assert whole(directory) == kept
         assert kept[0] == "step-000002"
-
-
-@pytest.mark.slow
-def test_three_interruptions_at_random_leave_the_bytes_of_a_straight_run(base: Path, tmp_path: Path) -> None:
-    seed = random.randrange(1 << 32)
-    sys.stdout.write(f"seed {seed}\n")
-    chance = random.Random(seed)
-    settings: dict[str, Any] = {
-        "max_train_steps": 24,
-        "optimizer": chance.choice(list(Optimizer)),
-        "lr_scheduler": LrScheduler.COSINE,
-        "with_prior_preservation": True,
-        "train_text_encoder": True,
-        "random_flip": True,
-        "caption_dropout": 0.3,
-    }
-    straight = make_run(tmp_path / "straight", base, checkpoint_every=5, **settings)
-    run_here(straight)
-    interrupted = make_run(tmp_path / "interrupted", base, checkpoint_every=5, **settings)
-    change_spec(interrupted, step_delay=0.2)
-    for ending in chance.choices([signal.SIGKILL, signal.SIGTERM], k=3):
-        at = chance.randrange(1, 7)
-        before = len(steps(interrupted)) if interrupted.events.exists() else 0
-        with subprocess.Popen(command(interrupted), stderr=subprocess.PIPE) as trainer:
-            deadline = time.monotonic() + PATIENCE
-            while not interrupted.events.exists() or len(steps(interrupted)) < before + at:
-                assert trainer.poll() is None, trainer.stderr and trainer.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            os.kill(trainer.pid, ending)
-    change_spec(interrupted, step_delay=0.0)
-    run_here(interrupted)
-    assert all(resumed.verified and resumed.recorded == resumed.computed for resumed in said(interrupted, Resumed))
-    assert file_sha256(weights(interrupted)) == file_sha256(weights(straight))
-    ends = [one.read(one.manifest, Manifest) for one in (straight, interrupted)]
-    assert ends[0] is not None
-    assert ends[1] is not None
-    assert (ends[0].sample, ends[0].final_loss) == (ends[1].sample, ends[1].final_loss)
