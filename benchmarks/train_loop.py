@@ -4,9 +4,9 @@
 
 Both loops train a LoRA of the same rank on the same layers of the same base, on the same pictures, in the same
 precision, on the same device, in one run and in turns. The plain loop is diffusers' DreamBooth LoRA example for the
-family (`plain_loops.py`). Ours is the trainer's own `train`, deterministic as in a run; that pictures are looked at and encoded
-before is counted in, spread over 500 steps. On a CPU the ratio is the median of the turns' own, and told with the least
-and the most of them.
+family (`plain_loops.py`). Ours is the trainer's own `train`, deterministic as in a run; what it does with the pictures
+before its first step is counted in, spread over 500 steps. On a CPU the ratio is the median of the turns' own, and told
+with the least and the most of them.
 
 Bases are small: the bundled one, and the tests' tiny ones for other families. With `--real` they have their published
 sizes, of random weights. `--compile` measures both loops with the denoiser's repeated blocks compiled, too.
@@ -393,11 +393,12 @@ def count_operations(subject: Subject, batch: int) -> int:
     family.adapters(pipeline).attach(settings)
     objective = family.objective(pipeline, settings)
     random = torch.Generator().manual_seed(1)
-    ((latents, conditioning),) = examples.batches(range(batch), random, subject.device)
+    (shown,) = examples.show(range(batch), objective, random)
+    learned = examples.batch(shown, subject.device)
     counter = FlopCounterMode(display=False)
     with counter:
         with working(subject.device):
-            losses = objective.losses(latents, conditioning, random)
+            losses = objective.losses(*learned)
         losses.mean().backward()
     return counter.get_total_flops()
 
