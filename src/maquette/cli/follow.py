@@ -27,8 +27,7 @@ def follow_with_bar(client: Client, task_id: str) -> TaskDetail:
     with progress_bar() as progress:
         bar = progress.add_task("training", total=None, note="")
         for task in client.follow(task_id):
-            note = task.task_status.lower() if not task.message else f"{task.task_status.lower()}: {task.message}"
-            progress.update(bar, completed=task.step, total=task.total_steps, note=note)
+            progress.update(bar, completed=task.step, total=task.total_steps, note=_note(task))
             last = task
     assert last is not None, "following begins with the state that there is"
     return last
@@ -45,3 +44,13 @@ def follow_image_with_bar(client: Client, task_id: str) -> ImageTask:
             last = found
     assert last is not None, "following begins with the state that there is"
     return last
+
+
+def _note(task: TaskDetail) -> str:
+    """Where a task stands in a few words: why, or how its last steps went."""
+    words = task.task_status.lower()
+    if task.message:
+        return f"{words}: {task.message}"
+    if task.metrics:
+        return f"{words}, loss {task.metrics.loss_average:.3g}, {task.metrics.steps_per_second:.2g} steps/s"
+    return words

@@ -26,7 +26,7 @@ from maquette.cli.output import (
     print_table,
     status,
 )
-from maquette.client.records import Status
+from maquette.client.records import Status, TaskDetail
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.metrics import MAX_POINTS
 from maquette.core.specs import TaskType
@@ -79,11 +79,18 @@ def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: A
             ("status", status(task.task_status)),
             ("reason", f"{task.reason}: {task.message}" if task.message else task.reason),
             ("steps", f"{task.step} of {task.total_steps}"),
+            *_measured(task),
             ("created", instant(task.created_at)),
             ("model", model_names(task.models) or "none yet"),
             *((Text(name, "dim"), Text(str(value), "dim")) for name, value in task.settings.items()),
         ]
     )
+
+
+def _measured(task: TaskDetail) -> list[tuple[str, str]]:
+    """Rows about a task's last steps, where it has taken one."""
+    point = task.metrics
+    return [("loss", f"{point.loss_average:.4g}"), ("pace", f"{point.steps_per_second:.3g} steps/s")] if point else []
 
 
 def metrics(

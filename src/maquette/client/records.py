@@ -6,6 +6,7 @@ from typing import Any, Self
 from msgspec import UNSET, Struct, UnsetType
 
 from maquette.core.lifecycle import ImageStatus, ModelStatus, TaskStatus, Verdict
+from maquette.core.metrics import MetricsPoint
 
 
 class PublishedStatus(StrEnum):
@@ -106,6 +107,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
         reason, message: why it has its status.
         step, total_steps: optimiser steps done and to do.
         eta_seconds: estimated seconds of training left.
+        metrics: what the last steps measured; left out before the first.
         settings: the resolved settings it runs with.
     """
 
@@ -121,6 +123,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     step: int
     total_steps: int
     eta_seconds: int
+    metrics: MetricsPoint | UnsetType = UNSET
     settings: dict[str, Any]
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from maquette.core.progress import Step
 
@@ -104,6 +105,19 @@ def thinned(blocks: Iterable[MetricsBlock], points: int) -> list[MetricsPoint]:
     run = _joined(blocks)
     stride = max(1, -(-run.last_step // points))
     return [_point(run, begin, min(begin + stride, run.last_step)) for begin in range(0, run.last_step, stride)]
+
+
+def standing(blocks: Sequence[MetricsBlock]) -> MetricsPoint | None:
+    """The point for a run's last `RECENT_LOSSES` steps, or for all so far; None before the first.
+
+    Args:
+        blocks: the run's last ones, oldest first, with so many steps in them as the run has.
+    """
+    run = _joined(blocks)
+    if not run.loss:
+        return None
+    point = _point(run, max(0, run.last_step - RECENT_LOSSES), run.last_step)
+    return replace(point, step=blocks[-1].last_step)
 
 
 def last_told(validation: Sequence[ValidationPoint]) -> list[ValidationPoint]:

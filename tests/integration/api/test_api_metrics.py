@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maquette.core.lifecycle import TaskStatus
-from maquette.core.metrics import BLOCK_STEPS, MAX_POINTS
+from maquette.core.metrics import BLOCK_STEPS, MAX_POINTS, RECENT_LOSSES
 from maquette.core.progress import Step, TrainerMessage, Validated
 from maquette.db.engine import Database
 from maquette.server.access.repository import tenant_id
@@ -77,6 +77,17 @@ async def test_a_curve_is_answered_as_pinned(api: Api, database: Database) -> No
 async def test_a_task_that_has_measured_nothing_has_an_empty_curve(api: Api) -> None:
     response = await api.http.get(f"/v3/training/{await api.task()}/metrics")
     assert (response.status_code, response.json()) == (200, {"points": [], "validation": []})
+
+
+async def test_a_task_in_detail_tells_how_its_last_steps_went(api: Api, database: Database) -> None:
+    attempt = await begin(database)
+    url = f"/v3/training/{attempt.task_id}"
+    assert "metrics" not in (await api.http.get(url)).json()
+    steps = 2 * BLOCK_STEPS + 10
+    await hear(database, attempt, *(step(number, float(number), seconds=0.5) for number in range(1, steps + 1)))
+    told = (await api.http.get(url)).json()["metrics"]
+    assert (told["step"], told["steps_per_second"], told["peak_bytes"]) == (steps, 2.0, 1000 * steps)
+    assert told["loss"] == told["loss_average"] == steps - (RECENT_LOSSES - 1) / 2
 
 
 async def test_a_long_run_is_thinned_over_its_blocks(api: Api, database: Database) -> None:

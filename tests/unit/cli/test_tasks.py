@@ -12,6 +12,7 @@ from maquette.testing.commands import Answer, Play, Run
 TASK_ID = "3c6f9d1e-1111-4222-8333-444455556666"
 MODEL = "model_1750000540_0A1B2C3D4E.safetensors"
 NAME = "[/x] [red]acme :cat:"
+CURVE = Path(__file__).parents[2] / "golden" / "metrics.json"
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -76,6 +77,26 @@ def test_show_prints_data_as_it_is(run: Run, play: Play) -> None:
         assert words in shown
 
 
+def test_show_tells_how_the_last_steps_went(run: Run, play: Play) -> None:
+    (point, _) = json.loads(CURVE.read_bytes())["points"]
+    play(lambda _: httpx.Response(200, json=detail(metrics=point)))
+    shown = [line.split(maxsplit=1) for line in run("show", TASK_ID).out.splitlines()]
+    assert ["loss", "0.1875"] in shown
+    assert ["pace", "4 steps/s"] in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({}, "failed, loss 0.188, 4 steps/s"), ({"message": "[/x]"}, "failed: [/x]")]
+)
+def test_the_bar_tells_how_the_last_steps_went_or_what_is_wrong(
+    run: Run, play: Play, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (point, _) = json.loads(CURVE.read_bytes())["points"]
+    play(lambda _: httpx.Response(200, json=detail(task_status="FAILED", metrics=point, **changes)))
+    assert words in run("watch", TASK_ID).err
+
+
 @pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("CANCELED", 1)])
 def test_watch_asks_once_for_a_task_that_has_ended(run: Run, play: Play, status: str, code: int) -> None:
     requests = play(lambda _: httpx.Response(200, json=detail(task_status=status, message="[/x]")))
@@ -118,7 +139,7 @@ def test_what_has_no_lora_is_not_downloaded(run: Run, play: Play, tmp_path: Path
 
 
 def test_a_curve_is_a_table_or_the_servers_own_object(run: Run, play: Play) -> None:
-    curve = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_bytes())
+    curve = json.loads(CURVE.read_bytes())
     requests = play(lambda _: httpx.Response(200, json=curve))
     lines = [line.split() for line in run("metrics", TASK_ID, "--points", "7").out.splitlines()]
     assert lines == [

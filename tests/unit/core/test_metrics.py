@@ -11,6 +11,7 @@ from maquette.core.metrics import (
     ValidationPoint,
     first_step_of_block,
     last_told,
+    standing,
     thinned,
 )
 from maquette.core.progress import Step
@@ -84,6 +85,20 @@ def test_the_moving_average_is_of_the_last_steps_or_of_all_so_far() -> None:
     assert (averages[1], averages[3]) == (1.0, 2.0)
     assert averages[RECENT_LOSSES] == (1 + RECENT_LOSSES) / 2
     assert averages[300] == (300 + 300 - RECENT_LOSSES + 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "mean"), [(1, 1.0), (3, 2.0), (RECENT_LOSSES, 25.5), (260, 235.5), (BLOCK_STEPS + RECENT_LOSSES, 281.5)]
+)
+def test_where_a_run_stands_is_told_by_its_last_steps(steps: int, mean: float) -> None:
+    point = standing(blocks(steps)[-2:])
+    assert point is not None
+    assert (point.step, point.lr, point.steps_per_second) == (steps, 1 / steps, 4.0)
+    assert point.loss == point.loss_average == mean
+
+
+def test_before_its_first_step_a_run_stands_nowhere() -> None:
+    assert standing([]) is None
 
 
 def test_what_an_older_server_did_not_store_is_zero() -> None:

@@ -206,6 +206,18 @@ async def list_metrics(conn: AsyncConnection, tenant_id: str, task_id: str) -> l
     return [msgspec.msgpack.decode(data, type=MetricsBlock) for data in await conn.scalars(query)]
 
 
+async def last_metrics(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[MetricsBlock]:
+    """What a task's last steps measured, oldest first: the block that grows, and the one before it."""
+    query = (
+        select(metrics_blocks.c.data)
+        .where(metrics_blocks.c.tenant_id == tenant_id, metrics_blocks.c.task_id == task_id)
+        .order_by(metrics_blocks.c.first_step.desc())
+        .limit(2)
+    )
+    newest_first = (await conn.scalars(query)).all()
+    return [msgspec.msgpack.decode(data, type=MetricsBlock) for data in reversed(newest_first)]
+
+
 async def list_validation(conn: AsyncConnection, tenant_id: str, task_id: str) -> list[ValidationPoint]:
     """What a task's trainers told of the pictures that are held out, in the order in which they told it."""
     query = (

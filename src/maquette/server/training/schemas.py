@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
+from maquette.core.metrics import MetricsPoint
 from maquette.core.specs import SampleSpec, TaskType, TrainingRequest, TrainingSettings
 from maquette.server.bodies import WireBody
 
@@ -147,6 +148,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     Attributes:
         reason, message: why it has its status, as a stable name and in words.
         progress_percent, step, total_steps, eta_seconds: how far the training is.
+        metrics: what its last steps measured; once it has taken one.
         cancel_requested: whether its owner asked to cancel it.
         queue: only while it waits.
         model: once it has one.
@@ -167,6 +169,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     step: int
     total_steps: int
     eta_seconds: int
+    metrics: MetricsPoint | UnsetType = UNSET
     cancel_requested: bool
     finished_at: int | UnsetType = UNSET
     queue: QueuePlace | UnsetType = UNSET

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
-from maquette.core.metrics import Curve, last_told, thinned
+from maquette.core.metrics import Curve, last_told, standing, thinned
 from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE, LORA_FILES
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
@@ -110,6 +110,7 @@ async def detail(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskDet
     task = await find(conn, tenant_id, task_id)
     attempts = await repository.list_attempts(conn, tenant_id, task_id)
     model = await repository.find_model(conn, tenant_id, task_id)
+    measured = standing(await repository.last_metrics(conn, tenant_id, task_id))
     return TaskDetail(
         task_name=task.name,
         task_id=task.id,
@@ -123,6 +124,7 @@ async def detail(conn: AsyncConnection, tenant_id: str, task_id: str) -> TaskDet
         step=task.step,
         total_steps=task.total_steps,
         eta_seconds=task.eta_seconds,
+        metrics=UNSET if measured is None else measured,
         cancel_requested=task.cancel_requested_at is not None,
         finished_at=UNSET if task.finished_at is None else int(task.finished_at),
         queue=await _queue_place(conn, task) if task.status is TaskStatus.QUEUING else UNSET,
