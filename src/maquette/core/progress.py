@@ -11,6 +11,9 @@ from msgspec import Struct
 from maquette.core.findings import Finding
 from maquette.core.lifecycle import Reason
 
+DISK_FULL_EXIT = 3
+"""Exit code of a trainer whose disk is so full that not even the message that says so has room."""
+
 
 class Phase(StrEnum):
     """The stages of a run, in order."""

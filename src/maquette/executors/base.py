@@ -72,7 +72,8 @@ class Observation(Struct, frozen=True, kw_only=True):
         offset: where the next poll reads on; opaque to the caller, which stores it with what it made of the messages.
         checkpoints: those whose files are all in storage by now and whose message is among `messages`.
         liveness: see `Liveness`.
-        exit_code: of a process that exited under this executor's eyes; a hint, never a verdict.
+        exit_code: of a process that exited under this executor's eyes; a hint, never a verdict. `DISK_FULL_EXIT` says
+            why an attempt ended whose messages do not.
         manifest: of an exited attempt that wrote one; its files are in storage under `output_prefix`.
         log_tail: the last lines of an exited attempt's log, for the operator.
     """

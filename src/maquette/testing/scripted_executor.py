@@ -19,6 +19,7 @@ from PIL import Image
 from maquette.core.ids import sha256_hex
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
+    DISK_FULL_EXIT,
     CheckpointSaved,
     Failed,
     Finished,
@@ -53,6 +54,7 @@ class Script(Struct, frozen=True, kw_only=True):
         fail_at: it reports `reason` and exits; 0 is before the first step, as with a bad dataset.
         reason, words: what it reports then.
         die_at: it dies without a word, as after SIGKILL.
+        full_at: its disk is full, and its exit code is all that says so.
         hang_at: it lives on and does nothing more.
         ignores_stop: it goes on when asked to stop, until it is killed.
         wrong_hash: its manifest speaks of other bytes than it left.
@@ -64,6 +66,7 @@ class Script(Struct, frozen=True, kw_only=True):
     reason: Reason = Reason.INTERNAL
     words: str = "as scripted"
     die_at: int | None = None
+    full_at: int | None = None
     hang_at: int | None = None
     ignores_stop: bool = False
     wrong_hash: bool = False
@@ -160,6 +163,8 @@ class ScriptedAttempt:
                 return self._fail()
             if step == script.die_at:
                 return KILLED
+            if step == script.full_at:
+                return DISK_FULL_EXIT
             if step == script.lost_at:
                 self._node.lose()
             if step == script.hang_at:

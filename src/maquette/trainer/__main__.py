@@ -1,7 +1,7 @@
 """`python -m maquette.trainer RUN_DIR`: carry out one attempt, as its run directory says.
 
 Exit codes are hints, the events and `manifest.json` are the truth: 0 finished, or stopped as asked; 1 failed, with
-the reason in the last event; 2 called wrongly.
+the reason in the last event; 2 called wrongly; `DISK_FULL_EXIT` failed, and on the full disk no event had room.
 """
 
 import importlib
@@ -10,10 +10,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from maquette.core.lifecycle import Reason
 from maquette.core.processes import identify
-from maquette.core.progress import Finished, Stopped
+from maquette.core.progress import DISK_FULL_EXIT, Finished, Stopped
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.families.environment import prepare_environment
 from maquette.trainer.attempt import Attempt
@@ -33,7 +35,17 @@ def main(carry_out: Callable[[Attempt], None] = run) -> int:
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         sys.stderr.write("usage: python -m maquette.trainer RUN_DIR\n")
         return 2
-    directory = RunDirectory(Path(sys.argv[1]))
+    try:
+        return _take(RunDirectory(Path(sys.argv[1])), carry_out)
+    except OSError as unsaid:
+        if failed(unsaid).reason is not Reason.DISK_FULL:
+            raise
+        # What the log had no room for still waits in these: at exit it would fail again, with a code of its own.
+        sys.stdout = sys.stderr = None
+        return DISK_FULL_EXIT
+
+
+def _take(directory: RunDirectory, carry_out: Callable[[Attempt], None]) -> int:
     directory.create()
     # Before anything slow: whoever comes back after a crash must be able to tell whether we live.
     directory.write(directory.process, identify(os.getpid()))
@@ -57,7 +69,9 @@ def _attempt(
         reporter.say(Stopped(at=time.time(), step=stop.step))
         return 0
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):
+            # Where the log has no room, the events may.
+            traceback.print_exc()
         reporter.say(failed(error))
         return 1
     reporter.say(Finished(at=time.time()))

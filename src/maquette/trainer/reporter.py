@@ -2,6 +2,7 @@
 
 import os
 import time
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,8 @@ class Reporter:
     def __init__(self, path: Path) -> None:
         self.encoder = msgspec.json.Encoder()
         _drop_unfinished_line(path)
-        self.file = path.open("ab")
+        # Without a buffer: what finds no room fails here and now, and not once more when the file is closed.
+        self.file = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -29,9 +31,12 @@ class Reporter:
         self.file.close()
 
     def say(self, message: TrainerMessage) -> None:
-        """Append one message."""
-        self.file.write(self.encoder.encode(message) + b"\n")
-        self.file.flush()
+        """Append one message.
+
+        Raises:
+            OSError: it could not be written, and nothing of it is there.
+        """
+        _append(self.file, self.encoder.encode(message) + b"\n")
 
     def phase(self, phase: Phase) -> None:
         """A stage begins."""
@@ -73,6 +78,18 @@ class Reporter:
     def checkpoint(self, step: int) -> None:
         """A checkpoint is whole and verified."""
         self.say(CheckpointSaved(at=time.time(), step=step))
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write a line whole or not at all: onto half of one, which a full disk leaves, the next would grow."""
+    end = os.fstat(file.fileno()).st_size
+    left = memoryview(line)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError:
+        os.ftruncate(file.fileno(), end)
+        raise
 
 
 def _drop_unfinished_line(path: Path) -> None:

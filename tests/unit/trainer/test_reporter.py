@@ -1,6 +1,9 @@
+import resource
+import signal
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from maquette.core.findings import FindingCode, finding
 from maquette.core.progress import CheckpointSaved, Found, Note, Phase, PhaseBegan, Step, TrainerMessage
@@ -41,3 +44,21 @@ def test_half_a_line_of_a_killed_trainer_is_dropped(tmp_path: Path) -> None:
         reporter.checkpoint(2)
     assert path.read_bytes().startswith(whole)
     assert [message.step for message in lines(path) if isinstance(message, CheckpointSaved)] == [1, 2]
+
+
+def test_a_message_without_room_is_refused_whole_and_closing_is_no_second_failure(tmp_path: Path) -> None:
+    path, limits = tmp_path / "events.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Reporter(path) as reporter:
+        reporter.checkpoint(1)
+        whole = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 9, limits[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                reporter.checkpoint(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert path.read_bytes() == whole
+        reporter.checkpoint(3)
+    assert [message.step for message in lines(path) if isinstance(message, CheckpointSaved)] == [1, 3]

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
+    DISK_FULL_EXIT,
     CheckpointSaved,
     Failed,
     Finished,
@@ -146,6 +147,8 @@ class WatchLoop(Loop):
         if seen.manifest is None:
             if reason in {None, Reason.INTERNAL}:
                 log.warning("attempt.broke", task=attempt.task_id, exit_code=seen.exit_code, log_tail=seen.log_tail)
+            if reason is None and seen.exit_code == DISK_FULL_EXIT:
+                return Ending(None, Reason.DISK_FULL, "")
             if reason is None:
                 return Ending(None, Reason.WORKER_LOST, f"Exit code {seen.exit_code}." if seen.exit_code else "")
             return Ending(None, reason, message)
