@@ -26,9 +26,13 @@ class Registry:
         self.group = group
         self._ours = tuple(EntryPoint(name, dotted, group) for name, dotted in ours.items())
 
+    def own_names(self) -> list[str]:
+        """The names of what comes with Maquette."""
+        return [entry.name for entry in self._ours]
+
     def names(self) -> list[str]:
         """Every registered name: ours, then those of other packages, sorted."""
-        ours = [entry.name for entry in self._ours]
+        ours = self.own_names()
         return [*ours, *sorted(entry_points(group=self.group).names - set(ours))]
 
     def load(self, name: str) -> Any:

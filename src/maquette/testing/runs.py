@@ -14,6 +14,10 @@ from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.core.specs import BaseRef, Picture, Preparation
 from maquette.families.registry import layouts
 from maquette.testing.factories import training_spec
+from maquette.trainer.attempt import Attempt
+from maquette.trainer.loop import run
+from maquette.trainer.reporter import Reporter
+from maquette.trainer.supervision import Supervision
 
 SIDE = 64
 
@@ -53,6 +57,12 @@ def read_spec(directory: RunDirectory) -> RunSpec:
 def change_spec(directory: RunDirectory, **changes: Any) -> None:
     """Replace fields of a run's spec; those of its training spec under `training`."""
     directory.write(directory.spec, replace(read_spec(directory), **changes))
+
+
+def carry_out(directory: RunDirectory) -> None:
+    """Carry out a run in this process; whatever ends it is raised, and told by nobody."""
+    with Reporter(directory.events) as reporter:
+        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
 
 
 def read_messages(directory: RunDirectory) -> list[TrainerMessage]:

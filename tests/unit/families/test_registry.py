@@ -55,6 +55,7 @@ def test_a_package_may_bring_a_family(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     assert list(layouts()) == FAMILIES.names() == [*ours, "brought"]
     assert load_spec("brought").name == "brought"
+    assert FAMILIES.own_names() == ours
 
 
 @pytest.mark.parametrize("source", ["import no_such_module", "1 / 0", "", "BROUGHT = 1"])
