@@ -122,7 +122,8 @@ def held_out_loss(family: Family, pipeline: Pipeline) -> float:
     conditioning = pipeline.encode_prompts([path.with_suffix(".txt").read_text().strip() for path in paths])
     objective = family.objective(pipeline, training_spec().settings)
     random = torch.Generator().manual_seed(1)
-    losses = [objective.losses(posterior.mean, conditioning, random).mean() for _ in range(LOSS_DRAWS)]
+    draws = [objective.noising(posterior.mean, random) for _ in range(LOSS_DRAWS)]
+    losses = [objective.losses(posterior.mean, conditioning, noising).mean() for noising in draws]
     return float(torch.stack(losses).mean())
 
 

@@ -123,6 +123,7 @@ class Pipeline(Protocol):
 
         Args:
             heard: called after each denoising step; what it raises ends the drawing.
+            bring: called before each stage with the one part that it needs.
 
         Raises:
             BrokenBase: the request's autoencoder, refiner or an embedding can't be used, or is not what was registered.
@@ -131,11 +132,31 @@ class Pipeline(Protocol):
         ...
 
 
-class Objective(Protocol):
-    """What training makes small."""
+class Noising(NamedTuple):
+    """How pictures are made noisy for one step; on the CPU, so that every device sees the same.
 
-    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
-        """One loss for each of the latents, shape (pictures,), float32; noise and timesteps come from `random`."""
+    Attributes:
+        noise: (pictures, channels, height, width).
+        times: (pictures,), how far each is on its way to noise, as the objective counts it: timesteps, or levels.
+    """
+
+    noise: torch.Tensor
+    times: torch.Tensor
+
+
+class Objective(Protocol):
+    """What training makes small.
+
+    What chance decides is apart from the loss, so that a batch that is too large for the device at once is the same
+    batch in parts.
+    """
+
+    def noising(self, latents: torch.Tensor, random: torch.Generator) -> Noising:
+        """Draw noise, and how much of it, for each of the latents (pictures, channels, height, width)."""
+        ...
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
+        """One loss for each of the latents, shape (pictures,), float32."""
         ...
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 from maquette.core.basefolder import BrokenBase
 from maquette.core.errors import InvalidRequest
 from maquette.core.specs import TrainingSettings
-from maquette.families.base import Conditioning
+from maquette.families.base import Conditioning, Noising
 from maquette.families.flow import FlowSamplers
 
 
@@ -64,21 +64,21 @@ class NoisePrediction:
                 " predicts velocities",
             )
 
-    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
-        """One loss for each of the latents (pictures, channels, height, width), at a random timestep each."""
-        noise = self._noise(latents, random)
+    def noising(self, latents: torch.Tensor, random: torch.Generator) -> Noising:
+        """Noise and a random timestep for each of the latents (pictures, channels, height, width)."""
+        noise = torch.randn(latents.shape, generator=random)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=random)
         last = self.noise_scheduler.config.num_train_timesteps
-        timesteps = torch.randint(0, last, latents.shape[:1], generator=random).to(latents.device)
+        return Noising(noise, torch.randint(0, last, latents.shape[:1], generator=random))
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
+        """One loss for each of the latents."""
+        noise, timesteps = (drawn.to(latents.device) for drawn in noising)
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         prediction = self.pipeline.predict(noisy, timesteps, conditioning)
         losses = _squared_error(prediction, self._target(latents, noise, timesteps))
         return losses * self._weights(timesteps) if self.snr_gamma else losses
-
-    def _noise(self, latents: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-        noise = torch.randn(latents.shape, generator=random)
-        if self.noise_offset:
-            noise = noise + self.noise_offset * torch.randn(*latents.shape[:2], 1, 1, generator=random)
-        return noise.to(latents.device)
 
     def _target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         if self.prediction_type == "epsilon":
@@ -109,11 +109,15 @@ class RectifiedFlow:
         self.pipeline = pipeline
         self.samplers = samplers
 
-    def losses(self, latents: torch.Tensor, conditioning: Conditioning, random: torch.Generator) -> torch.Tensor:
-        """One loss for each of the latents (pictures, channels, height, width), at a random level each."""
-        noise = torch.randn(latents.shape, generator=random).to(latents.device)
-        levels = torch.randn(latents.shape[:1], generator=random).sigmoid().to(latents.device)
-        levels = self.samplers.shifted(levels, tuple(latents.shape))
+    def noising(self, latents: torch.Tensor, random: torch.Generator) -> Noising:
+        """Noise and a random level for each of the latents (pictures, channels, height, width)."""
+        noise = torch.randn(latents.shape, generator=random)
+        levels = torch.randn(latents.shape[:1], generator=random).sigmoid()
+        return Noising(noise, self.samplers.shifted(levels, tuple(latents.shape)))
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
+        """One loss for each of the latents."""
+        noise, levels = (drawn.to(latents.device) for drawn in noising)
         share = levels.view(-1, 1, 1, 1)
         noisy = (1 - share) * latents + share * noise
         prediction = self.pipeline.predict(noisy, levels * self.samplers.timesteps, conditioning)

@@ -4,13 +4,23 @@ unless the text encoder trains.
 While a run lasts it lies in host memory: fifty pictures of 1024 pixels are twenty-six megabytes of latents.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 
-from maquette.families.base import Conditioning, Frame, LatentPosterior, Part, Pipeline, as_conditioning
+from maquette.families.base import (
+    Conditioning,
+    Frame,
+    LatentPosterior,
+    Noising,
+    Objective,
+    Part,
+    Pipeline,
+    as_conditioning,
+)
 from maquette.trainer.captions import NOTHING, choose
 from maquette.trainer.data import Example, to_pixels
 from maquette.trainer.tensor_store import TensorStore
@@ -19,6 +29,37 @@ PROMPTS = "prompts"
 """Owner of what became of prompts."""
 WIDTH = 3
 """Dimension of a picture (pictures, channels, height, width) that a mirror turns round."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of one size, as they are shown in one step: all that chance decides of it. Lies in host memory.
+
+    Attributes:
+        places: of each among the step's rows.
+        latents: drawn from what the autoencoder says of each.
+        prompts: a wording of each.
+        frames: of each, or of its mirror image.
+        noising: what is added to each.
+    """
+
+    places: Sequence[int]
+    latents: torch.Tensor
+    prompts: Sequence[str]
+    frames: Sequence[Frame]
+    noising: Noising
+
+    def split(self, most: int) -> Iterator[Self]:
+        """The same in parts of at most so many pictures."""
+        for begin in range(0, len(self.places), most):
+            part = slice(begin, begin + most)
+            yield type(self)(
+                places=self.places[part],
+                latents=self.latents[part],
+                prompts=self.prompts[part],
+                frames=self.frames[part],
+                noising=Noising(*(drawn[part] for drawn in self.noising)),
+            )
 
 
 class EncodedExamples:
@@ -79,26 +120,31 @@ class EncodedExamples:
             conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
         return cls(pipeline, examples, posteriors, conditionings)
 
-    def batches(
-        self, rows: Sequence[int], random: torch.Generator, device: torch.device
-    ) -> Iterator[tuple[torch.Tensor, Conditioning]]:
-        """Latents, drawn anew from what the autoencoder says of each picture, and what the denoiser is told.
+    def show(self, rows: Sequence[int], objective: Objective, random: torch.Generator) -> Iterator[Shown]:
+        """Draw what a step shows of its rows: one batch for all of a size, wherever they stand among them."""
+        places_by_size: defaultdict[torch.Size, list[int]] = defaultdict(list)
+        for place, row in enumerate(rows):
+            places_by_size[self.size(row)].append(place)
+        for places in places_by_size.values():
+            yield self._show(places, [rows[place] for place in places], objective, random)
 
-        One batch where all rows' pictures have one size; else one for each run of rows that have, in the rows' order.
-        """
-        for _, group in groupby(rows, key=lambda row: self.posteriors[row].mean.shape[1:]):
-            yield self._batch(list(group), random, device)
+    def batch(self, shown: Shown, device: torch.device) -> tuple[torch.Tensor, Conditioning, Noising]:
+        """What an objective is given of what is shown."""
+        conditioning = self.pipeline.framed(self._told(shown.prompts, device), shown.frames)
+        return shown.latents.to(device), conditioning, shown.noising
 
-    def _batch(
-        self, rows: Sequence[int], random: torch.Generator, device: torch.device
-    ) -> tuple[torch.Tensor, Conditioning]:
-        shown, frames = zip(*(self._shown(row, random) for row in rows), strict=True)
-        said = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
+    def size(self, row: int) -> torch.Size:
+        """Of a row's latents: only equal ones are shown together."""
+        return self.posteriors[row].mean.shape[1:]
+
+    def _show(self, places: Sequence[int], rows: Sequence[int], objective: Objective, random: torch.Generator) -> Shown:
+        views, frames = zip(*(self._view(row, random) for row in rows), strict=True)
+        prompts = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
         posterior = LatentPosterior(
-            mean=torch.cat([one.mean for one in shown]), std=torch.cat([one.std for one in shown])
+            mean=torch.cat([one.mean for one in views]), std=torch.cat([one.std for one in views])
         )
-        latents = posterior.sample(list(range(len(rows))), random).to(device)
-        return latents, self.pipeline.framed(self._told(said, device), frames)
+        latents = posterior.sample(list(range(len(rows))), random)
+        return Shown(places, latents, prompts, frames, objective.noising(latents, random))
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         if self.conditionings is None:
@@ -106,7 +152,7 @@ class EncodedExamples:
         kept = as_conditioning([self.conditionings[prompt] for prompt in prompts])
         return {name: values.to(device) for name, values in kept.items()}
 
-    def _shown(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, Frame]:
+    def _view(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, Frame]:
         """The picture, or its mirror image where there is one and chance will have it; and what it was."""
         posterior, frame = self.posteriors[row], self.examples[row].frame
         views = len(posterior.mean)

@@ -47,8 +47,8 @@ class Evaluation:
         with working(self._device):
             # One row at a time, so that measuring never takes more memory than training.
             losses = [
-                self._objective.losses(*batch, random)
+                self._objective.losses(*self._examples.batch(shown, self._device))
                 for row in [row for row in rows for _ in range(draws)]
-                for batch in self._examples.batches([row], random, self._device)
+                for shown in self._examples.show([row], self._objective, random)
             ]
         return torch.cat(losses).double().mean().item()

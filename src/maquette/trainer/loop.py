@@ -134,8 +134,8 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
-        micro_batch: rows shown at once. Whatever it is, a step's gradient is that of its whole batch; only noise is
-            drawn in another order.
+        micro_batch: rows shown at once, at most. Whatever it is, a step's gradient is that of its whole batch, but for
+            the rounding of its sums.
 
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
@@ -206,17 +206,15 @@ def accumulate_gradients(
     A further term of the loss goes into the family's objective where it needs what the denoiser said, and else here,
     beside the rows' losses.
     """
-    weigh = torch.tensor(weights, device=random.device)
     loss = torch.zeros((), device=random.device)
-    for begin in range(0, len(rows), micro_batch):
-        shown = slice(begin, begin + micro_batch)
-        with working(random.device):
-            # More than one only where pictures differ in size; together in the order of the rows.
-            batches = examples.batches(rows[shown], random.noise, random.device)
-            losses = torch.cat([objective.losses(latents, told, random.noise) for latents, told in batches])
-        weighed = torch.dot(losses, weigh[shown])
-        weighed.backward()
-        loss += weighed.detach()
+    for shown in examples.show(rows, objective, random.noise):
+        for part in shown.split(micro_batch):
+            weigh = torch.tensor([weights[place] for place in part.places], device=random.device)
+            with working(random.device):
+                losses = objective.losses(*examples.batch(part, random.device))
+            weighed = torch.dot(losses, weigh)
+            weighed.backward()
+            loss += weighed.detach()
     return loss
 
 

@@ -164,7 +164,8 @@ def test_losses_follow_the_published_formulas(pipelines: Callable[[bool], Flux1P
     latents = torch.randn(2, 16, 16, 12)
     conditioning = pipeline.encode_prompts(["a", "b"])
     objective = Flux1Objective(pipeline, training_spec().settings)
-    losses = objective.losses(latents, conditioning, torch.Generator().manual_seed(3))
+    noising = objective.noising(latents, torch.Generator().manual_seed(3))
+    losses = objective.losses(latents, conditioning, noising)
 
     random = torch.Generator().manual_seed(3)
     noise = torch.randn(latents.shape, generator=random)

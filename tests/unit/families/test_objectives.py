@@ -40,7 +40,7 @@ def settings(**changes: Any) -> TrainingSettings:
 
 
 def losses(objective: NoisePrediction | RectifiedFlow) -> torch.Tensor:
-    return objective.losses(LATENTS, {}, torch.Generator().manual_seed(1))
+    return objective.losses(LATENTS, {}, objective.noising(LATENTS, torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -66,7 +66,8 @@ class TestObjective:
         pipeline = Sd15Pipeline.load(bases(prediction_type), CPU)
         latents = torch.randn(3, 4, 16, 16)
         conditioning = pipeline.encode_prompts(["a", "b", "c"])
-        losses = Sd15Objective(pipeline, SETTINGS).losses(latents, conditioning, torch.Generator().manual_seed(3))
+        objective = Sd15Objective(pipeline, SETTINGS)
+        losses = objective.losses(latents, conditioning, objective.noising(latents, torch.Generator().manual_seed(3)))
 
         random = torch.Generator().manual_seed(3)
         noise = torch.randn(latents.shape, generator=random)

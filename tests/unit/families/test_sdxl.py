@@ -174,7 +174,8 @@ def test_losses_follow_the_published_formulas(pipeline: SdxlPipeline) -> None:
     latents = torch.randn(2, 4, 16, 12)
     conditioning = pipeline.encode_prompts(["a", "b"])
     objective = SdxlObjective(pipeline, training_spec().settings)
-    losses = objective.losses(latents, conditioning, torch.Generator().manual_seed(3))
+    noising = objective.noising(latents, torch.Generator().manual_seed(3))
+    losses = objective.losses(latents, conditioning, noising)
 
     random = torch.Generator().manual_seed(3)
     noise = torch.randn(latents.shape, generator=random)

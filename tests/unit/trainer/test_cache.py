@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import Conditioning, Frame, LatentPosterior, Part
+from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.cache import EncodedExamples
@@ -98,9 +98,25 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Certain:
+    """An objective, as far as showing asks for it, that leaves nothing to chance."""
+
+    def noising(self, latents: torch.Tensor, random: torch.Generator) -> Noising:
+        return Noising(latents + 1, torch.arange(len(latents)))
+
+    def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
+        raise NotImplementedError
+
+
 def only(examples: EncodedExamples, rows: Sequence[int], seed: int = 0) -> tuple[torch.Tensor, Conditioning]:
-    (batch,) = examples.batches(rows, random(seed), CPU)
-    return batch
+    return drawn(examples, rows, random(seed))
+
+
+def drawn(examples: EncodedExamples, rows: Sequence[int], source: torch.Generator) -> tuple[torch.Tensor, Conditioning]:
+    """What a step of these rows, which have one size, gives to the denoiser."""
+    (shown,) = examples.show(rows, Certain(), source)
+    latents, conditioning, _ = examples.batch(shown, CPU)
+    return latents, conditioning
 
 
 def test_all_pictures_come_before_all_prompts_and_each_prompt_once(counting: Counting) -> None:
@@ -141,15 +157,32 @@ def test_a_batch_is_what_the_pipeline_says_of_its_rows(counting: Counting, pipel
 
 def test_latents_are_drawn_anew_each_time(counting: Counting) -> None:
     encoded, source = encode(counting, example()), random()
-    (one, _), (other, _) = (next(encoded.batches([0], source, CPU)) for _ in range(2))
+    (one, _), (other, _) = (drawn(encoded, [0], source) for _ in range(2))
     assert not torch.equal(one, other)
 
 
-def test_pictures_of_several_sizes_come_in_several_batches_in_their_order(counting: Counting) -> None:
+def test_pictures_of_one_size_are_shown_together_wherever_they_stand(counting: Counting) -> None:
     wide = (128, 64)
-    encoded = encode(counting, example(0), example(1, wide), example(2, wide), example(3))
-    shapes = [tuple(latents.shape) for latents, _ in encoded.batches([0, 1, 2, 3], random(), CPU)]
-    assert shapes == [(1, 4, 16, 16), (2, 4, 16, 32), (1, 4, 16, 16)]
+    encoded = encode(counting, example(0), example(1, wide), example(2), example(3, wide))
+    shown = list(encoded.show([0, 1, 2, 3], Certain(), random()))
+    assert [(batch.places, batch.prompts) for batch in shown] == [
+        ([0, 2], ["picture 0", "picture 2"]),
+        ([1, 3], ["picture 1", "picture 3"]),
+    ]
+    assert [tuple(batch.latents.shape) for batch in shown] == [(2, 4, 16, 16), (2, 4, 16, 32)]
+    assert all(torch.equal(batch.noising.noise, batch.latents + 1) for batch in shown)
+
+
+def test_parts_are_the_whole(counting: Counting) -> None:
+    encoded = encode(counting, *(example(number, mirrored=True) for number in range(3)))
+    (whole,) = encoded.show([2, 0, 1], Certain(), random())
+    parts = list(whole.split(2))
+    assert [len(part.places) for part in parts] == [2, 1]
+    for name in ("places", "prompts", "frames"):
+        assert [one for part in parts for one in getattr(part, name)] == list(getattr(whole, name))
+    assert torch.equal(torch.cat([part.latents for part in parts]), whole.latents)
+    assert torch.equal(torch.cat([part.noising.noise for part in parts]), whole.noising.noise)
+    assert torch.equal(torch.cat([part.noising.times for part in parts]), whole.noising.times)
 
 
 def test_a_text_encoder_that_trains_is_asked_at_each_step(counting: Counting) -> None:
@@ -175,7 +208,7 @@ def test_a_mirrored_picture_is_shown_both_ways(counting: Counting, pipeline: Sd1
     nearest = [
         min((0, 1), key=lambda way: float((latents - ways[way]).abs().mean()))
         for _ in range(20)
-        for latents, _ in encoded.batches([0], source, CPU)
+        for latents, _ in [drawn(encoded, [0], source)]
     ]
     assert 5 < sum(nearest) < 15
 
@@ -193,7 +226,7 @@ def test_of_a_mirror_image_what_was_cut_off_on_the_right_was_on_the_left(
     straight, mirrored = (pipeline.encode_pictures(view).mean for view in pair())
     source, seen = random(), set[bool]()
     for _ in range(20):
-        ((latents, _),) = encoded.batches([0], source, CPU)
+        latents, _ = drawn(encoded, [0], source)
         is_mirrored = bool((latents - mirrored).abs().mean() < (latents - straight).abs().mean())
         seen.add(is_mirrored)
         (frame,) = counting.frames
