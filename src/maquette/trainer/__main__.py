@@ -40,8 +40,6 @@ def main(carry_out: Callable[[Attempt], None] = run) -> int:
     except OSError as unsaid:
         if failed(unsaid).reason is not Reason.DISK_FULL:
             raise
-        # What the log had no room for still waits in these: at exit it would fail again, with a code of its own.
-        sys.stdout = sys.stderr = None
         return DISK_FULL_EXIT
 
 

@@ -1,5 +1,6 @@
 """What a trainer's process says on a disk that is full: in its events while they have room, else by its exit code."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from maquette.core.children import child_environment
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import DISK_FULL_EXIT, Failed
 from maquette.core.rundir import RunDirectory, RunSpec
@@ -43,8 +45,15 @@ def exit_code(run: RunDirectory) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
 
     with run.log.open("ab") as log:
-        command = [sys.executable, "-c", PROGRAM, str(run.root)]
-        return subprocess.run(command, stdout=log, stderr=log, timeout=60, check=False, preexec_fn=limit).returncode
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(run.root)],
+            env=child_environment(os.environ, threads=1),
+            stdout=log,
+            stderr=log,
+            timeout=60,
+            check=False,
+            preexec_fn=limit,
+        ).returncode
 
 
 def test_a_log_without_room_keeps_no_reason_back(run: RunDirectory) -> None:
