@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from PIL import Image
-from torch import Generator, randint, uint8
+from torch import Generator, Tensor, is_grad_enabled, randint, uint8
 
 from maquette.core.files import file_sha256
 from maquette.core.findings import FindingCode
-from maquette.core.progress import Found, Step
+from maquette.core.progress import Found
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture
 from maquette.families.sd15.pipeline import Sd15Pipeline
@@ -149,17 +149,30 @@ def with_pictures(directory: RunDirectory, *sizes: tuple[int, int]) -> None:
 
 
 class TestBuckets:
-    def test_pictures_of_all_shapes_are_learned_from_in_one_run(self, base: Path, tmp_path: Path) -> None:
+    def test_pictures_of_all_shapes_are_learned_from_in_one_run(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown: list[tuple[int, ...]] = []
+        predict = Sd15Pipeline.predict
+
+        def listening(self: Sd15Pipeline, latents: Tensor, *rest: Any) -> Tensor:
+            if is_grad_enabled():
+                shown.append(tuple(latents.shape))
+            return predict(self, latents, *rest)
+
         def trained(name: str) -> RunDirectory:
-            directory = make_run(tmp_path / name, base, train_batch_size=3, max_train_steps=2)
+            directory = make_run(tmp_path / name, base, train_batch_size=3, max_train_steps=4)
             with_pictures(directory, (400, 400), (400, 200), (200, 400), (500, 240))
             return carry_out(directory)
 
-        one, again = trained("one"), trained("again")
+        one = trained("one")
+        monkeypatch.setattr(Sd15Pipeline, "predict", listening)
+        again = trained("again")
         assert lora(one) == lora(again)
-        steps = [message for message in read_messages(one) if isinstance(message, Step)]
-        assert len(steps) == 2
         assert not [message for message in read_messages(one) if isinstance(message, Found)]
+        # Each step shows all its pictures at once, whatever the shape: they are of one.
+        assert [pictures for pictures, *_ in shown] == [3] * 4
+        assert len({shape[2:] for shape in shown}) > 1
 
 
 def test_stable_diffusion_xl_learns_with_what_each_picture_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,23 @@ class Shuffle:
 
     def take(self, count: int) -> list[int]:
         """The next rows; across the border of two permutations where need be."""
-        while len(self.waiting) < count:
-            self.waiting += torch.randperm(self.length, generator=self.generator).tolist()
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        return self.take_alike(count, lambda _: None)
+
+    def take_alike(self, count: int, kind_of: Callable[[int], object]) -> list[int]:
+        """The next row, and with it the next ones of its kind; the others keep their places.
+
+        So a batch is of one kind, and in the long run every row comes equally often all the same: a kind with few rows
+        takes them from later permutations, and has had its turn when these come.
+        """
+        if not self.waiting:
+            self._shuffle()
+        kind = kind_of(self.waiting[0])
+        while sum(kind_of(row) == kind for row in self.waiting) < count:
+            self._shuffle()
+        places = [place for place, row in enumerate(self.waiting) if kind_of(row) == kind][:count]
+        taken = [self.waiting[place] for place in places]
+        self.waiting = [row for place, row in enumerate(self.waiting) if place not in places]
         return taken
+
+    def _shuffle(self) -> None:
+        self.waiting += torch.randperm(self.length, generator=self.generator).tolist()

@@ -149,7 +149,8 @@ def train(
         began = time.monotonic()
 
         # Which rows of `examples` are learned from in this step, and what each one's loss weighs in the step's.
-        rows, weights = random.instances.take(size), [1 / size] * size
+        # Pictures of one size, which are shown together.
+        rows, weights = random.instances.take_alike(size, examples.size), [1 / size] * size
         if settings.with_prior_preservation:
             rows += [random.instances.length + row for row in random.classes.take(size)]
             weights += [settings.prior_loss_weight / size] * size
