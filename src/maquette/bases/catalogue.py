@@ -4,7 +4,6 @@ A published base has two names. Trainings ask for it by one without an extension
 mostly the same with one. Either name means the base, whichever it was registered under.
 """
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -68,9 +67,6 @@ KNOWN_BASES: tuple[KnownBase, ...] = (
 BUNDLED_BASE = KnownBase("maquette-tiny", "sd15")
 BUNDLED_PATH = Path(__file__).parent / "maquette_tiny"
 """Folder of the bundled base in diffusers layout."""
-
-PUBLISHED_FAMILIES: Mapping[str, str] = {"sd15": "SD 1.5", "sdxl": "SDXL 1.0"}
-"""What the published API calls a family."""
 
 
 def stem(name: str) -> str:

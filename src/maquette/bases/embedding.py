@@ -1,6 +1,6 @@
 """Looking at a textual inversion before it is registered: its file holds one or more vectors of a text encoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -8,8 +8,8 @@ from msgspec import Struct
 from maquette.bases.catalogue import BaseKind
 from maquette.bases.look import SAFETENSORS, expect
 from maquette.bases.numbers import FORMATS, is_finite
-from maquette.core.basefolder import BrokenBase
-from maquette.core.embeddings import OF_TWO_ENCODERS, vector_names
+from maquette.core.basefolder import BaseLayout, BrokenBase
+from maquette.core.embeddings import OF_ONE_ENCODER, OF_TWO_ENCODERS, vector_names
 from maquette.core.files import file_sha256
 from maquette.core.weights import TensorInfo, read_header
 
@@ -33,8 +33,10 @@ class EmbeddingFile(Struct, frozen=True):
     text_width: int | None
 
 
-def inspect_embedding(path: Path) -> EmbeddingFile:
+def inspect_embedding(path: Path, layouts: Mapping[str, BaseLayout]) -> EmbeddingFile:
     """Check that a safetensors file, or the only one in a folder, holds a textual inversion, and hash it.
+
+    It is for the first of the families with these layouts whose bases take such tensors.
 
     Raises:
         BrokenBase: it does not; the message names the file and the fix.
@@ -54,9 +56,9 @@ def inspect_embedding(path: Path) -> EmbeddingFile:
         counts = ", ".join(f"{_count(tensor)} of {name}" for name, tensor in vectors.items())
         raise BrokenBase(f"{file}: expected as many vectors for either text encoder, found {counts}")
     if len(vectors) > 1:
-        return EmbeddingFile(file, "sdxl", file_sha256(file), None)
+        return EmbeddingFile(file, _family(file, OF_TWO_ENCODERS, layouts), file_sha256(file), None)
     (tensor,) = vectors.values()
-    return EmbeddingFile(file, "sd15", file_sha256(file), tensor.shape[-1])
+    return EmbeddingFile(file, _family(file, OF_ONE_ENCODER, layouts), file_sha256(file), tensor.shape[-1])
 
 
 def _only_file(path: Path) -> Path:
@@ -78,6 +80,13 @@ def _check_shape(file: Path, name: str, tensor: TensorInfo) -> None:
         raise BrokenBase(f"{file}: expected vectors in {', '.join(FORMATS)}, found {name} in {tensor.dtype}")
     if len(tensor.shape) not in (1, 2) or 0 in tensor.shape or _count(tensor) > MOST_VECTORS:
         raise BrokenBase(f"{file}: expected 1 to {MOST_VECTORS} vectors, found {name} {list(tensor.shape)}")
+
+
+def _family(file: Path, tensors: Sequence[str], layouts: Mapping[str, BaseLayout]) -> str:
+    for family, layout in layouts.items():
+        if layout.embeddings == tensors:
+            return family
+    raise BrokenBase(f"{file}: no family of this installation takes an embedding of {' and '.join(tensors)}")
 
 
 def _count(tensor: TensorInfo) -> int:

@@ -8,15 +8,14 @@ from msgspec import Struct
 from maquette.bases.catalogue import BaseKind
 from maquette.bases.folder import check_weights
 from maquette.bases.look import CONFIG, expect
-from maquette.core.basefolder import BrokenBase, base_sha256, read_config
+from maquette.core.basefolder import BaseLayout, BrokenBase, base_sha256, read_config
 
 INTO_LATENTS = "decoder.conv_in.weight"
 """The tensor whose second dimension is the number of latent channels."""
 PUBLISHED_CHANNELS = 4
 """Of latents whose folder does not say how many they have, as diffusers reads it."""
-FAMILIES_OF_SCALES: Mapping[float, str] = {0.13025: "sdxl", 0.3611: "flux1"}
-"""Families by the number that brings their latents to unit variance: nothing else in the folder tells them apart."""
-OTHERS = "sd15"
+PUBLISHED_SCALE = 0.18215
+"""What diffusers multiplies latents with where the folder does not say."""
 
 
 class VaeFolder(Struct, frozen=True):
@@ -24,7 +23,7 @@ class VaeFolder(Struct, frozen=True):
 
     Attributes:
         path: absolute.
-        family: of the bases that it belongs to.
+        family: of the bases that it belongs to; the first where several have the same latents.
         sha256: see `base_sha256`.
         latent_channels: a base whose own autoencoder has another number can't draw with it.
     """
@@ -35,8 +34,8 @@ class VaeFolder(Struct, frozen=True):
     latent_channels: int
 
 
-def inspect_vae(path: Path) -> VaeFolder:
-    """Check that a folder holds an autoencoder as diffusers writes it, and hash it.
+def inspect_vae(path: Path, layouts: Mapping[str, BaseLayout]) -> VaeFolder:
+    """Check that a folder holds an autoencoder, as diffusers writes it, of a family with these layouts, and hash it.
 
     Raises:
         BrokenBase: it does not; the message names the file and the fix.
@@ -49,9 +48,8 @@ def inspect_vae(path: Path) -> VaeFolder:
     if not isinstance(channels, int):
         raise BrokenBase(f"{config_file}: latent_channels must be a whole number, got {channels!r}")
     _check_channels(root, channels)
-    return VaeFolder(
-        path=root, family=_family(config.get("scaling_factor")), sha256=base_sha256(root), latent_channels=channels
-    )
+    family = _family(config_file, config.get("scaling_factor", PUBLISHED_SCALE), layouts)
+    return VaeFolder(path=root, family=family, sha256=base_sha256(root), latent_channels=channels)
 
 
 def _check_channels(root: Path, channels: int) -> None:
@@ -66,5 +64,13 @@ def _check_channels(root: Path, channels: int) -> None:
         )
 
 
-def _family(scale: object) -> str:
-    return FAMILIES_OF_SCALES.get(scale, OTHERS) if isinstance(scale, float) else OTHERS
+def _family(config_file: Path, scale: object, layouts: Mapping[str, BaseLayout]) -> str:
+    """By the number that brings latents to unit variance: nothing else in the folder tells families apart."""
+    for family, layout in layouts.items():
+        if scale in layout.latent_scales:
+            return family
+    known = ", ".join(f"{one} ({family})" for family, layout in layouts.items() for one in layout.latent_scales)
+    raise BrokenBase(
+        f"{config_file}: expected a scaling_factor of latents that a family of this installation reads, {known}, found"
+        f" {scale}; such an autoencoder is used only within its own base"
+    )

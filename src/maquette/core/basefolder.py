@@ -80,11 +80,17 @@ class BaseLayout(Struct, frozen=True):
         pipelines: pipeline classes that `model_index.json` may name.
         components: those that training and drawing load. A folder may hold more, which nobody looks at.
         files: how they were published in one file; none where they never were.
+        latent_scales: what latents of its published autoencoders are multiplied with, by which a folder of one is told;
+            none where they are not told by a number, and can't be added on their own.
+        embeddings: the tensors of a textual inversion for its text encoders, `OF_ONE_ENCODER` or `OF_TWO_ENCODERS`;
+            none where it can't draw with such.
     """
 
     pipelines: frozenset[str]
     components: Mapping[str, ComponentLayout]
     files: tuple[FileLayout, ...] = ()
+    latent_scales: tuple[float, ...] = ()
+    embeddings: tuple[str, ...] = ()
 
 
 class BrokenBase(Exception):

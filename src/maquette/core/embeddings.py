@@ -6,6 +6,8 @@ VECTORS = "emb_params"
 """In files of the AUTOMATIC1111 web interface."""
 FLATTENED = "string_to_param"
 """Before a dot and the placeholder, as flattened from the older pickled form."""
+OF_ONE_ENCODER = (VECTORS,)
+"""Of families that have one text encoder; other names are read as well."""
 OF_TWO_ENCODERS = ("clip_l", "clip_g")
 """Of families that have two text encoders."""
 

@@ -6,7 +6,7 @@ family's, and it loads a `FamilySpec`.
 
 import logging
 
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from maquette.core.basefolder import BaseLayout
 from maquette.core.registry import Registry
@@ -25,6 +25,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
         name: as bases and specs call it.
         title: as people call it.
         native_resolution: pixels of the square pictures its published bases were trained on.
+        published_name: what the published API calls it, where it has a word for it.
         licence: what its published bases' licences ask for, in a sentence; a base of one's own may differ.
         defaults: its answers for settings that a request leaves open.
         layout: what the folders of its bases look like.
@@ -46,6 +47,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
     pipeline: str
     objective: str
     adapters: str
+    published_name: str | None = None
     takes: tuple[str, ...] = ()
 
     @property
@@ -74,15 +76,20 @@ def load_spec(name: str) -> FamilySpec:
     return FAMILIES.load(name)
 
 
-def layouts() -> dict[str, BaseLayout]:
-    """What the bases of every family look like, by the family's name; loads the specs of all.
+def specs() -> dict[str, FamilySpec]:
+    """The specs of all families by name.
 
     A family that can't be loaded is logged and left out: others go on without it.
     """
-    found: dict[str, BaseLayout] = {}
+    found: dict[str, FamilySpec] = {}
     for name in FAMILIES.names():
         try:
-            found[name] = load_spec(name).layout
+            found[name] = convert(load_spec(name), FamilySpec)
         except Exception:  # somebody else's module may raise anything
             log.exception("the family %r can't be loaded and is left out", name)
     return found
+
+
+def layouts() -> dict[str, BaseLayout]:
+    """What the bases of every family look like, by the family's name; see `specs`."""
+    return {name: spec.layout for name, spec in specs().items()}

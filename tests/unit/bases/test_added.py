@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 
 from maquette.bases.catalogue import BUNDLED_PATH
@@ -18,6 +19,7 @@ from maquette.core.basefolder import BrokenBase
 from maquette.core.files import file_sha256
 from maquette.families.registry import layouts
 
+LAYOUTS = layouts()
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -37,11 +39,11 @@ def configure(vae: Path, **changes: object) -> None:
 
 
 def test_the_bundled_bases_own_autoencoder_is_a_vae(vae: Path) -> None:
-    found = inspect_vae(vae)
+    found = inspect_vae(vae, LAYOUTS)
     assert (found.path, found.family, found.latent_channels) == (vae, "sd15", 8)
     before = found.sha256
-    configure(vae, scaling_factor=0.5)
-    assert inspect_vae(vae).sha256 != before
+    configure(vae, sample_size=64)
+    assert inspect_vae(vae, LAYOUTS).sha256 != before
 
 
 @pytest.mark.parametrize(
@@ -51,29 +53,39 @@ def test_the_bundled_bases_own_autoencoder_is_a_vae(vae: Path) -> None:
 def test_published_vaes_are_told_apart(vae: Path, scale: float | None, channels: int | None, family: str) -> None:
     configure(vae, scaling_factor=scale, latent_channels=channels)
     write(vae / WEIGHTS, {INTO_LATENTS: np.zeros((8, channels or 4, 3, 3), np.float16)})
-    found = inspect_vae(vae)
+    found = inspect_vae(vae, LAYOUTS)
     assert (found.family, found.latent_channels) == (family, channels or 4)
+
+
+def test_a_vae_that_no_family_reads_is_told(vae: Path) -> None:
+    """Stable Diffusion 3's has as many channels as FLUX.1's, and other latents."""
+    configure(vae, scaling_factor=1.5305, latent_channels=16)
+    write(vae / WEIGHTS, {INTO_LATENTS: np.zeros((8, 16, 3, 3), np.float16)})
+    with pytest.raises(BrokenBase, match=r"0.18215 \(sd15\), .*0.3611 \(flux1\), found 1.5305"):
+        inspect_vae(vae, LAYOUTS)
+    brought = replace(LAYOUTS["flux1"], latent_scales=(1.5305,))
+    assert inspect_vae(vae, LAYOUTS | {"sd3": brought}).family == "sd3"
 
 
 def test_what_is_no_whole_vae_is_told(vae: Path) -> None:
     configure(vae, latent_channels="four")
     with pytest.raises(BrokenBase, match="latent_channels must be a whole number, got 'four'"):
-        inspect_vae(vae)
+        inspect_vae(vae, LAYOUTS)
     configure(vae, latent_channels=4)
     with pytest.raises(BrokenBase, match=f"for latents of 4 channels, as config.json says, found {INTO_LATENTS} for 8"):
-        inspect_vae(vae)
+        inspect_vae(vae, LAYOUTS)
     configure(vae, latent_channels=8)
     weights = vae / WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
     with pytest.raises(BrokenBase, match="its header speaks of"):
-        inspect_vae(vae)
+        inspect_vae(vae, LAYOUTS)
     weights.rename(vae / "diffusion_pytorch_model.bin")
     with pytest.raises(BrokenBase, match="holds pickled weights only; convert them to safetensors"):
-        inspect_vae(vae)
+        inspect_vae(vae, LAYOUTS)
     shutil.copyfile(BUNDLED_PATH / "unet" / WEIGHTS, weights)
     with pytest.raises(BrokenBase, match=r"expected an autoencoder's weights, among them .*, found .*conv"):
-        inspect_vae(vae)
+        inspect_vae(vae, LAYOUTS)
 
 
 def embedding(folder: Path, **shapes: tuple[int, ...]) -> Path:
@@ -97,15 +109,21 @@ def test_every_way_to_write_an_embedding_has_a_width(
     tmp_path: Path, shapes: dict[str, tuple[int, ...]], width: int
 ) -> None:
     path = embedding(tmp_path, **shapes)
-    found = inspect_embedding(path)
+    found = inspect_embedding(path, LAYOUTS)
     assert (found.path, found.family, found.text_width) == (path, "sd15", width)
     assert found.sha256 == file_sha256(path)
-    assert inspect_embedding(tmp_path) == found
+    assert inspect_embedding(tmp_path, LAYOUTS) == found
 
 
 def test_vectors_of_two_text_encoders_are_of_sdxl(tmp_path: Path) -> None:
-    found = inspect_embedding(embedding(tmp_path, clip_l=(1, 768), clip_g=(1, 1280)))
+    found = inspect_embedding(embedding(tmp_path, clip_l=(1, 768), clip_g=(1, 1280)), LAYOUTS)
     assert (found.family, found.text_width) == ("sdxl", None)
+
+
+def test_an_embedding_that_no_family_takes_is_told(tmp_path: Path) -> None:
+    path = embedding(tmp_path, emb_params=(1, 768))
+    with pytest.raises(BrokenBase, match="no family of this installation takes an embedding of emb_params"):
+        inspect_embedding(path, {"flux1": LAYOUTS["flux1"]})
 
 
 @pytest.mark.parametrize(
@@ -121,7 +139,7 @@ def test_vectors_of_two_text_encoders_are_of_sdxl(tmp_path: Path) -> None:
 )
 def test_vectors_of_another_shape_are_told(tmp_path: Path, shapes: dict[str, tuple[int, ...]], words: str) -> None:
     with pytest.raises(BrokenBase, match=words):
-        inspect_embedding(embedding(tmp_path, **shapes))
+        inspect_embedding(embedding(tmp_path, **shapes), LAYOUTS)
 
 
 def bfloat16(value: float) -> bytes:
@@ -147,21 +165,17 @@ def test_numbers_that_are_not_finite_are_told(tmp_path: Path, dtype: str, bad: f
         return np.array(values, numpy_types[dtype]).tobytes()
 
     largest = 60000.0
-    assert inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, -largest, largest, 1e-7))).text_width == 2
+    assert inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, -largest, largest, 1e-7)), LAYOUTS).text_width == 2
     with pytest.raises(BrokenBase, match="expected finite numbers, found others in emb_params"):
-        inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, 1.0, 2.0, bad)))
+        inspect_embedding(raw(path, dtype, [2, 2], numbers(0.0, 1.0, 2.0, bad)), LAYOUTS)
 
 
 def test_vectors_in_whole_numbers_or_of_other_bytes_are_told(tmp_path: Path) -> None:
     path = tmp_path / "word.safetensors"
     with pytest.raises(BrokenBase, match="expected vectors in F16, BF16, F32, F64, found emb_params in I64"):
-        inspect_embedding(raw(path, "I64", [1, 2], bytes(16)))
+        inspect_embedding(raw(path, "I64", [1, 2], bytes(16)), LAYOUTS)
     with pytest.raises(BrokenBase, match=r"emb_params can't be read: 12 bytes for a shape of \[1, 2\]"):
-        inspect_embedding(raw(path, "F32", [1, 2], bytes(12)))
-
-
-def as_checkpoint(path: Path) -> object:
-    return inspect_base(path, layouts())
+        inspect_embedding(raw(path, "F32", [1, 2], bytes(12)), LAYOUTS)
 
 
 A_VAE = "found a VAE's folder; add it with --kind vae"
@@ -172,12 +186,12 @@ AN_EMBEDDING = "found an embedding's file; add it with --kind embedding"
 @pytest.mark.parametrize(
     ("inspect", "given", "words"),
     [
-        (as_checkpoint, BUNDLED_PATH / "vae", f"expected a checkpoint, which is .*, {A_VAE}"),
-        (as_checkpoint, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
-        (as_checkpoint, BUNDLED_PATH / "text_encoder", "found the folder of clip_text_model"),
-        (as_checkpoint, BUNDLED_PATH / "nowhere", "found nothing"),
-        (as_checkpoint, BUNDLED_PATH / "README.md", "found a file that does not end in .safetensors"),
-        (as_checkpoint, BUNDLED_PATH.parent, "found a folder with neither model_index.json nor config.json"),
+        (inspect_base, BUNDLED_PATH / "vae", f"expected a checkpoint, which is .*, {A_VAE}"),
+        (inspect_base, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
+        (inspect_base, BUNDLED_PATH / "text_encoder", "found the folder of clip_text_model"),
+        (inspect_base, BUNDLED_PATH / "nowhere", "found nothing"),
+        (inspect_base, BUNDLED_PATH / "README.md", "found a file that does not end in .safetensors"),
+        (inspect_base, BUNDLED_PATH.parent, "found a folder with neither model_index.json nor config.json"),
         (inspect_vae, BUNDLED_PATH, f"expected a VAE, which is the folder of an AutoencoderKL.*, {A_CHECKPOINT}"),
         (inspect_vae, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
         (inspect_vae, BUNDLED_PATH / "unet" / WEIGHTS, "found a UNet's file"),
@@ -187,9 +201,9 @@ AN_EMBEDDING = "found an embedding's file; add it with --kind embedding"
         (inspect_embedding, BUNDLED_PATH / "nowhere", "found nothing"),
     ],
 )
-def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[[Path], object], given: Path, words: str) -> None:
+def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[..., object], given: Path, words: str) -> None:
     with pytest.raises(BrokenBase, match=words):
-        inspect(given)
+        inspect(given, LAYOUTS)
 
 
 @pytest.mark.parametrize(
@@ -207,24 +221,24 @@ def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[[Path], ob
 def test_a_file_of_another_kind_is_no_embedding(tmp_path: Path, name: str, words: str) -> None:
     given = write(tmp_path / "some.safetensors", {name: np.zeros((4, 4), np.float32)})
     with pytest.raises(BrokenBase, match=words):
-        inspect_embedding(given)
+        inspect_embedding(given, LAYOUTS)
     with pytest.raises(BrokenBase, match=words):
-        inspect_embedding(tmp_path)
+        inspect_embedding(tmp_path, LAYOUTS)
 
 
-@pytest.mark.parametrize("inspect", [as_checkpoint, inspect_vae])
-def test_an_embedding_is_nothing_else(tmp_path: Path, inspect: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("inspect", [inspect_base, inspect_vae])
+def test_an_embedding_is_nothing_else(tmp_path: Path, inspect: Callable[..., object]) -> None:
     with pytest.raises(BrokenBase, match=AN_EMBEDDING):
-        inspect(embedding(tmp_path, emb_params=(1, 768)))
+        inspect(embedding(tmp_path, emb_params=(1, 768)), LAYOUTS)
 
 
 def test_what_is_no_embedding_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(BrokenBase, match=r"model_index.json nor config.json and 0 .safetensors files"):
-        inspect_embedding(tmp_path)
+        inspect_embedding(tmp_path, LAYOUTS)
     (tmp_path / "word.pt").write_bytes(b"pickled")
     with pytest.raises(BrokenBase, match=r"word.pt: .* pickled weights must be converted"):
-        inspect_embedding(tmp_path / "word.pt")
+        inspect_embedding(tmp_path / "word.pt", LAYOUTS)
     path = embedding(tmp_path, emb_params=(1, 768))
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(BrokenBase, match="its header speaks of"):
-        inspect_embedding(path)
+        inspect_embedding(path, LAYOUTS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maquette.core.registry import UnknownName
-from maquette.families.registry import FAMILIES, FamilySpec, layouts, load_spec
+from maquette.families.registry import FAMILIES, FamilySpec, layouts, load_spec, specs
 
 HEAVY = ("torch", "diffusers", "transformers", "peft")
 LIGHT_MODULES = (
@@ -56,6 +56,7 @@ def test_a_package_may_bring_a_family(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(layouts()) == FAMILIES.names() == [*ours, "brought"]
     assert load_spec("brought").name == "brought"
     assert FAMILIES.own_names() == ours
+    assert specs()["brought"].title == load_spec("sd15").title
 
 
 @pytest.mark.parametrize("source", ["import no_such_module", "1 / 0", "", "BROUGHT = 1"])

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x: what everyone may know of it, torch-free."""
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
+from maquette.core.embeddings import OF_ONE_ENCODER
 from maquette.core.specs import DIFFUSION_SETTINGS, FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
@@ -49,6 +50,7 @@ FILES = (
 SPEC = FamilySpec(
     name="sd15",
     title="Stable Diffusion 1.x / 2.x",
+    published_name="SD 1.5",
     native_resolution=512,
     licence="Published bases come under CreativeML Open RAIL licences, whose use restrictions pass on to LoRAs.",
     defaults=FamilyDefaults(learning_rate=1e-4, lora_r=16, sample_steps=30, sample_guidance_scale=7.5),
@@ -62,6 +64,9 @@ SPEC = FamilySpec(
             "scheduler": ComponentLayout("scheduler_config.json", weights=False),
         },
         files=FILES,
+        # One is of those that have the other in their weights, as the bundled base.
+        latent_scales=(0.18215, 1.0),
+        embeddings=OF_ONE_ENCODER,
     ),
     keys={
         "unet": ComponentKeys(kohya=("lora_unet",)),

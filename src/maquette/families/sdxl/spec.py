@@ -1,6 +1,7 @@
 """Stable Diffusion XL: what everyone may know of it, torch-free."""
 
 from maquette.core.basefolder import BaseLayout, ComponentLayout, Depth, FileLayout, Width
+from maquette.core.embeddings import OF_TWO_ENCODERS
 from maquette.core.specs import DIFFUSION_SETTINGS, FamilyDefaults
 from maquette.families.lora_keys import ComponentKeys
 from maquette.families.memory import MemoryModel, PartModel
@@ -88,6 +89,7 @@ def _file(*marks: str, published: str | None = None) -> FileLayout:
 SPEC = FamilySpec(
     name="sdxl",
     title="Stable Diffusion XL",
+    published_name="SDXL 1.0",
     native_resolution=1024,
     licence="Published bases come under CreativeML Open RAIL++-M licences, whose use restrictions pass on to LoRAs.",
     defaults=FamilyDefaults(learning_rate=1e-4, lora_r=16, sample_steps=30, sample_guidance_scale=5.0),
@@ -104,6 +106,8 @@ SPEC = FamilySpec(
         },
         # Those that predict velocities say so by a tensor of this name, and nothing in them says how else they differ.
         files=(_file("v_pred"), _file(published="stabilityai/stable-diffusion-xl-base-1.0")),
+        latent_scales=(0.13025,),
+        embeddings=OF_TWO_ENCODERS,
     ),
     keys={
         "unet": ComponentKeys(kohya=("lora_unet",), renamed=_published_blocks()),

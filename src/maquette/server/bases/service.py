@@ -69,10 +69,10 @@ def inspect(name: str, path: Path, kind: BaseKind) -> Base:
             found = inspect_base(path, layouts(), kind)
             text_width, latent_channels = found.text_width, found.latent_channels
         case BaseKind.VAE:
-            found = inspect_vae(path)
+            found = inspect_vae(path, layouts())
             text_width, latent_channels = None, found.latent_channels
         case BaseKind.EMBEDDING:
-            found = inspect_embedding(path)
+            found = inspect_embedding(path, layouts())
             text_width, latent_channels = found.text_width, None
         case BaseKind.UPSCALER:
             raise InvalidRequest("kind", "the one upscaler there is, Latent, needs no file and is always there")

@@ -1,17 +1,18 @@
 """Trained models, from their birth over the parity gate to whoever draws with them or lists them."""
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from maquette.bases.catalogue import PUBLISHED_FAMILIES, BaseKind, stem
+from maquette.bases.catalogue import BaseKind, stem
 from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.ids import model_name
 from maquette.core.picture_format import PictureFormat
 from maquette.db.move import CreatedModel, create_model
 from maquette.db.now import now
-from maquette.families.registry import FAMILIES
+from maquette.families.registry import FamilySpec, specs
 from maquette.server.models import gate, repository
 from maquette.server.models.queries import ModelQuery, write_offset
 from maquette.server.models.repository import SDXL, SHOWN_OF_HASH, ListedModel, Lora, ModelFilter, UnjudgedModel
@@ -203,7 +204,7 @@ def _public_row(row: ListedModel) -> ModelRow:
 
     A refiner can't be: it is published as a checkpoint, and what is said to be usable clients offer as `model_name`.
     """
-    usable = row.family in FAMILIES.names() and row.kind != BaseKind.REFINER
+    usable = row.family in _families() and row.kind != BaseKind.REFINER
     return _row(
         row,
         id=PUBLIC_IDS + row.number,
@@ -240,11 +241,22 @@ def _row(
         download_url_ttl=download_url_ttl,
         cover_url=cover_url,
         source=source,
-        base_model=PUBLISHED_FAMILIES.get(row.family, row.family),
+        base_model=_published_name(row.family),
         base_model_type=STANDARD,
         is_sdxl=row.family == SDXL,
         is_nsfw=False,
     )
+
+
+def _published_name(family: str) -> str:
+    spec = _families().get(family)
+    return family if spec is None or spec.published_name is None else spec.published_name
+
+
+@cache
+def _families() -> Mapping[str, FamilySpec]:
+    """Asked for once: to find packages takes longer than a list does."""
+    return specs()
 
 
 def _path(tenant_id: str, name: str) -> str:
