@@ -1,5 +1,5 @@
 """How many numbers does training keep for the backward pass, for each pixel, and for each prompt where text encoders
-train? What families' memory models say.
+train? How many are alive at once while a picture is decoded? What families' memory models say.
 
     python benchmarks/kept_numbers.py
 
@@ -10,6 +10,7 @@ copies in other precisions and for what lives during one operation only. How muc
 """
 
 import sys
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from unittest.mock import patch
 
 import diffusers
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maquette.families.adapters import CLIP_TARGETS
 from maquette.families.flux1.adapters import TRANSFORMER_TARGETS
@@ -26,7 +29,15 @@ from maquette.families.lora import ActiveLoras, named_layers, untrained
 from maquette.families.registry import load_spec
 from maquette.families.sd15.adapters import UNET_TARGETS as SD15_TARGETS
 from maquette.families.sdxl.adapters import UNET_TARGETS as SDXL_TARGETS
-from real_sizes import flux1_transformer, making, sd15_text_encoder, sd15_unet, sdxl_second_text_encoder, sdxl_unet
+from real_sizes import (
+    autoencoder,
+    flux1_transformer,
+    making,
+    sd15_text_encoder,
+    sd15_unet,
+    sdxl_second_text_encoder,
+    sdxl_unet,
+)
 
 META = torch.device("meta")
 SIDES = (512, 1024)
@@ -62,6 +73,35 @@ class Fused(torch.autograd.Function):
         raise NotImplementedError
 
 
+class Alive(TorchDispatchMode):
+    """Counts the bytes of what is computed within the block, and how many there were at once at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute, and take note of what came out."""
+        answer = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, torch.Tensor):
+                self._begin(tensor.untyped_storage())
+        return answer
+
+    def _begin(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._end, storage._cdata, storage.nbytes())
+
+    def _end(self, storage: int, size: int) -> None:
+        self._seen.discard(storage)
+        self._now -= size
+
+
 def main() -> int:
     """Print counts, and what they come to."""
     diffusers.utils.logging.set_verbosity_error()
@@ -79,6 +119,8 @@ def main() -> int:
     for name, encoders in TEXT_ENCODERS.items():
         kept = sum(count_prompt(encoder) for encoder in encoders)
         print(f"{name}, a prompt: {kept:.0f} counted, {kept * shares[0]:.0f} scaled")
+    for side in SIDES:
+        print(f"decoding at {side}: {count_decoded(side):.0f} at once, as they are")
     return 0
 
 
@@ -116,6 +158,16 @@ def count_prompt(build: Callable[[], Any]) -> float:
     with saving(model) as numbers, patch("torch.nn.functional.scaled_dot_product_attention", fused):
         model(zeros(1, TOKENS, dtype=torch.long))
         return numbers()
+
+
+@torch.no_grad()
+def count_decoded(side: int) -> float:
+    """Count, for each pixel, the numbers of float32 that are alive at once while an autoencoder decodes."""
+    with making(META, torch.float32):
+        model: Any = autoencoder()
+    with Alive() as alive:
+        model.decode(zeros(1, 4, side // 8, side // 8, dtype=torch.float32))
+    return alive.most / torch.float32.itemsize / side**2
 
 
 @contextmanager

@@ -11,12 +11,8 @@ from diffusers import AutoencoderKL
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse
 from maquette.families.base import LatentPosterior
+from maquette.families.memory import MOST_PIXELS
 
-MOST_PIXELS = 1024 * 1024
-"""Largest picture that goes through as a whole, some gigabytes; what is larger goes in tiles of at most that.
-
-No setting: in tiles a picture comes out a little different, and a trainer's sample must be the worker's.
-"""
 OVERLAP = 4
 """Neighbouring tiles share one of so many parts of their sides, where one fades into the other."""
 

@@ -83,12 +83,28 @@ class Part(StrEnum):
     DENOISER = "denoiser"
 
 
+class Bring(Protocol):
+    """Called with the parts that are at work next: these must be on the device then, and the others need not."""
+
+    def __call__(self, *parts: Part) -> None:
+        """Have them there."""
+        ...
+
+
+def all_there(*_parts: Part) -> None:
+    """The `Bring` of a pipeline that is on its device as a whole."""
+
+
 class Pipeline(Protocol):
     """A base model on a device, frozen."""
 
     @classmethod
-    def load(cls, base: Path, device: torch.device) -> Self:
+    def load(cls, base: Path, device: torch.device, *, waiting: bool = False) -> Self:
         """Load a base's folder.
+
+        Args:
+            device: where it works.
+            waiting: whether all parts stay in host memory until somebody brings them.
 
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
@@ -97,7 +113,7 @@ class Pipeline(Protocol):
 
     @property
     def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
-        """What each part is made of. Who moves one away brings it back before it is needed: `draw` needs all."""
+        """What each part is made of. Who moves one away brings it back before it is needed; `draw` says when."""
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
@@ -116,7 +132,7 @@ class Pipeline(Protocol):
         """Whether the text encoder reads the whole prompt, rather than its beginning."""
         ...
 
-    def draw(self, request: DrawRequest, heard: Heard | None = None) -> Image.Image:
+    def draw(self, request: DrawRequest, heard: Heard | None = None, bring: Bring = all_there) -> Image.Image:
         """Draw with whatever adapters act at the moment; `request.loras` is left to `Adapters.activate`.
 
         Whatever is raised, the pipeline is as it was before.

@@ -3,7 +3,7 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -14,7 +14,17 @@ from torch.nn.functional import interpolate
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, Sampler
 from maquette.families.autoencoder import Autoencoder
-from maquette.families.base import Conditioning, Frame, Heard, LatentPosterior, NotFinite, Part, Unsupported
+from maquette.families.base import (
+    Bring,
+    Conditioning,
+    Frame,
+    Heard,
+    LatentPosterior,
+    NotFinite,
+    Part,
+    Unsupported,
+    all_there,
+)
 from maquette.families.denoising import Denoiser, Denoising, Refiner
 from maquette.families.drawing import read_original
 from maquette.families.kept import KeptModels
@@ -54,6 +64,7 @@ class LatentPipeline(ABC):
         PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
         parts: the loaded pipeline.
         denoiser: its UNet or transformer.
+        device: where it works; parts that are not at work may wait elsewhere.
     """
 
     LIBRARY: ClassVar[Any]
@@ -67,25 +78,21 @@ class LatentPipeline(ABC):
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)
         self.denoiser = denoiser
+        self.device: torch.device = denoiser.device
         self.autoencoder = Autoencoder(parts.vae)
         self.samplers = samplers
-        load_refiner, device = type(self).load, self.device
-        self._autoencoders = KeptModels(partial(Autoencoder.load, device=device), most=MAX_AUTOENCODERS, device=device)
-        self._refiners = KeptModels(lambda use: load_refiner(Path(use.path), device), most=MAX_REFINERS, device=device)
 
     @classmethod
-    def load(cls, base: Path, device: torch.device) -> Self:
+    def load(cls, base: Path, device: torch.device, *, waiting: bool = False) -> Self:
         """Load a base's folder in the device's precision, whatever its files have.
 
         Raises:
             BrokenBase: the folder lacks a part, or a part can't be used.
         """
-        return cls(load_parts(cls.LIBRARY, base, device, cls.ABSENT))  # pyright: ignore[reportCallIssue] # Families take parts alone.
-
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser is."""
-        return self.denoiser.device
+        parts = load_parts(cls.LIBRARY, base, device, cls.ABSENT)
+        pipeline = cls(parts if waiting else parts.to(device))  # pyright: ignore[reportCallIssue] # Families take parts alone.
+        pipeline.device = device
+        return pipeline
 
     @property
     def latent_channels(self) -> int:
@@ -134,7 +141,7 @@ class LatentPipeline(ABC):
         """
 
     @torch.no_grad()
-    def draw(self, request: DrawRequest, heard: Heard | None = None) -> Image.Image:
+    def draw(self, request: DrawRequest, heard: Heard | None = None, bring: Bring = all_there) -> Image.Image:
         """Draw one picture; the noise comes from the CPU, so that every device starts from the same.
 
         Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
@@ -142,23 +149,30 @@ class LatentPipeline(ABC):
         """
         autoencoder = self.autoencoder if request.vae is None else self._autoencoders.use(request.vae)
         self._check_autoencoder(autoencoder, request)
+        bring(Part.TEXT_ENCODERS)
         denoising = self._denoising(request, heard)
-        latents = self._first_pass(request, autoencoder, denoising)
+        latents = self._first_pass(request, autoencoder, denoising, bring)
         width, height = request.width, request.height
         if (hires := request.hires_fix) is not None:
             width, height = hires.width, hires.height
             size = self._latent_size(autoencoder, width, height)
             latents = denoising.from_latents(enlarged(latents, size), hires.strength)
         _check_finite("the denoiser's latents", latents)
+        bring(Part.AUTOENCODER)
         return self._decode(autoencoder, latents, width, height)
 
-    def _first_pass(self, request: DrawRequest, autoencoder: Autoencoder, denoising: Denoising) -> torch.Tensor:
+    def _first_pass(
+        self, request: DrawRequest, autoencoder: Autoencoder, denoising: Denoising, bring: Bring
+    ) -> torch.Tensor:
         height, width = self._latent_size(autoencoder, request.width, request.height)
         if (original := request.original) is None:
+            bring(Part.DENOISER)
             return denoising.from_noise((1, self.latent_channels, height, width))
+        bring(Part.AUTOENCODER)
         scale = autoencoder.pixels_per_latent
         pixels = read_original(original.picture, width * scale, height * scale)
         latents = autoencoder.encode(pixels).sample([0], denoising.random)
+        bring(Part.DENOISER)
         return denoising.from_latents(latents, original.strength)
 
     def _denoising(self, request: DrawRequest, heard: Heard | None) -> Denoising:
@@ -181,6 +195,16 @@ class LatentPipeline(ABC):
             random=torch.Generator().manual_seed(request.seed),
             stepped=_counter(request, heard),
         )
+
+    @cached_property
+    def _autoencoders(self) -> KeptModels[Autoencoder]:
+        load = partial(Autoencoder.load, device=self.device)
+        return KeptModels(load, most=MAX_AUTOENCODERS, device=self.device)
+
+    @cached_property
+    def _refiners(self) -> KeptModels[Self]:
+        load, device = type(self).load, self.device
+        return KeptModels(lambda use: load(Path(use.path), device), most=MAX_REFINERS, device=device)
 
     def _latent_size(self, autoencoder: Autoencoder, width: int, height: int) -> tuple[int, int]:
         """Height and width, in whole patches, of the latents of a picture at least this large."""

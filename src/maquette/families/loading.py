@@ -23,7 +23,7 @@ LIBRARIES: Mapping[str, Any] = {"diffusers": diffusers, "transformers": transfor
 
 
 def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
-    """Load a base's folder in the device's precision, whatever its files have.
+    """Load a base's folder into host memory, in the device's precision, whatever its files have.
 
     Its weights are in the components' folders, or in one file beside these, as checkpoints were published before there
     were folders; then the components' folders hold configurations and tokenizers alone, and weights where the file has
@@ -37,7 +37,7 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
         BrokenBase: the folder lacks a part, or a part can't be used.
     """
     try:
-        return _loaded(library, base, device, absent).to(device)
+        return _loaded(library, base, device, absent)
     except (BrokenBase, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
 

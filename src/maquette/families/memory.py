@@ -17,6 +17,14 @@ FLOAT32 = 4
 """Bytes of a number. LoRAs, their gradients and an optimiser's moments are kept in it everywhere."""
 USABLE = 0.9
 """Of what is free: the rest is for what the model does not know of, and for a device's own bookkeeping."""
+MOST_PIXELS = 1024 * 1024
+"""Largest picture that goes through an autoencoder as a whole; what is larger goes in tiles of at most that.
+
+No setting: in tiles a picture comes out a little different, and a trainer's sample must be the worker's.
+"""
+DECODED = 770
+"""Numbers alive at once while an autoencoder decodes, for each pixel, as `benchmarks/kept_numbers.py` counts them;
+encoding takes fewer. All published autoencoders have one shape."""
 MOMENTS = {Optimizer.ADAMW: 2, Optimizer.PRODIGY: 4}
 """Numbers that an optimiser keeps for each weight."""
 
@@ -81,7 +89,8 @@ class Layout(Struct, frozen=True, kw_only=True):
 
     Attributes:
         rows: of a step's batch, class pictures included.
-        pixels: of a picture.
+        pixels: of a picture that is trained on.
+        drawn_pixels: of the largest picture that is drawn.
         weight_bytes: of a number of the denoiser and the text encoders.
         on_host: whether the device's memory is the host's, so that moving a part away frees nothing.
     """
@@ -91,6 +100,7 @@ class Layout(Struct, frozen=True, kw_only=True):
     sizes: Sizes
     rows: int
     pixels: int
+    drawn_pixels: int
     weight_bytes: int
     on_host: bool
 
@@ -104,6 +114,7 @@ def layout_of(spec: TrainingSpec, model: MemoryModel, sizes: Sizes, *, weight_by
         sizes=sizes,
         rows=settings.train_batch_size * (2 if settings.with_prior_preservation else 1),
         pixels=preparation.width * preparation.height,
+        drawn_pixels=max(sample.width * sample.height for sample in (spec.sample, *spec.checkpoint_samples)),
         weight_bytes=weight_bytes,
         on_host=on_host,
     )
@@ -154,7 +165,7 @@ def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryP
         together=together,
         gradient_checkpointing=recompute,
         micro_batch=rows,
-        needed=max(_training_bytes(layout, together, recompute, rows), _drawing_bytes(layout)),
+        needed=max(_training_bytes(layout, together, recompute, rows), _drawing_bytes(layout, together)),
     )
 
 
@@ -190,10 +201,17 @@ def _width(parameters: int, part: PartModel) -> float:
     return sqrt(parameters / part.parameters)
 
 
-def _drawing_bytes(layout: Layout) -> int:
-    """All parts at once, which a sample is drawn with at the end."""
+def _drawing_bytes(layout: Layout, together: bool) -> int:
+    """A sample's: each part at work in turn, beside what trains and, where all stay together, the other parts."""
     sizes = layout.sizes
-    return (sizes.denoiser + sizes.text_encoders) * layout.weight_bytes + sizes.autoencoder * FLOAT32
+    decoded = DECODED * min(layout.drawn_pixels, MOST_PIXELS)
+    decoding = int(decoded * _width(sizes.autoencoder, layout.model.autoencoder)) * FLOAT32
+    stages = (
+        sizes.text_encoders * layout.weight_bytes,
+        sizes.denoiser * layout.weight_bytes,
+        sizes.autoencoder * FLOAT32 + decoding,
+    )
+    return (sum(stages) if together else max(stages)) + _lora_bytes(layout)
 
 
 def _parameters(base: Path, part: PartModel) -> int:

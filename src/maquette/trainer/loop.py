@@ -69,7 +69,7 @@ def run(attempt: Attempt) -> None:
         # After the pictures: it reads gigabytes, and what is wrong with a picture should not wait for it.
         _check_base(attempt)
         family = load_family(training.base.family)
-        pipeline = family.pipeline.load(Path(attempt.spec.base_path), device)
+        pipeline = family.pipeline.load(Path(attempt.spec.base_path), device, waiting=not plan.together)
         residency = Residency(pipeline, device, together=plan.together)
         objective = family.objective(pipeline, settings)
         tell_cut_captions(attempt, pipeline)
@@ -110,8 +110,7 @@ def run(attempt: Attempt) -> None:
         reporter.say(MemoryTaken(at=time.time(), peak_bytes=meter.bytes, needed_bytes=plan.needed))
 
         reporter.phase(Phase.SAMPLE)
-        residency.bring(*Part)
-        sample = pipeline.draw(sample_request(training.sample))
+        sample = pipeline.draw(sample_request(training.sample), bring=residency.bring)
         attempt.supervision.check(state.step)
 
         reporter.phase(Phase.EXPORT)
@@ -253,10 +252,10 @@ def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Rand
 
 def _draw(pipeline: Pipeline, residency: Residency, trained_parts: tuple[Part, ...], sample: SampleSpec) -> Image.Image:
     """A picture between two steps, when nothing of a step is in memory; then the device is as training needs it."""
-    residency.bring(*Part)
-    picture = pipeline.draw(sample_request(sample))
-    residency.bring(*trained_parts)
-    return picture
+    try:
+        return pipeline.draw(sample_request(sample), bring=residency.bring)
+    finally:
+        residency.bring(*trained_parts)
 
 
 def _check_base(attempt: Attempt) -> None:

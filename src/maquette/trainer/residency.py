@@ -14,14 +14,14 @@ class Residency:
     """Moves a pipeline's parts."""
 
     def __init__(self, pipeline: Pipeline, device: torch.device, *, together: bool) -> None:
-        """Take a pipeline that is on its device as a whole.
+        """Take a pipeline as it was loaded.
 
         Args:
-            together: whether it stays there as a whole; then nothing is ever moved.
+            together: whether it is on the device as a whole, and stays there; else all of it waits in host memory.
         """
         self._pipeline = pipeline
         self._device = device
-        self._there: Set[Part] = frozenset(Part)
+        self._there: Set[Part] = frozenset()
         self._together = together
 
     def bring(self, *parts: Part) -> None:

@@ -1,9 +1,9 @@
-"""Class pictures: what the base makes of the class prompt, which keeps it from forgetting (prior preservation).
+"""What a run draws: samples with its LoRA, and class pictures.
 
-Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, section 3.3.
+These are what the base makes of the class prompt, which keeps it from forgetting (prior preservation, Ruiz et al. 2023,
+DreamBooth, arXiv:2208.12242, section 3.3).
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -11,15 +11,35 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.drawing import DrawRequest, sample_request
-from maquette.core.specs import TrainingSpec
-from maquette.families.base import Frame, Part, Pipeline
+from maquette.core.errors import InvalidRequest
+from maquette.core.lifecycle import Reason
+from maquette.core.specs import SampleSpec, TrainingSpec
+from maquette.families.base import Bring, Frame, Heard, NotFinite, Pipeline
 from maquette.trainer.data import Example
+from maquette.trainer.divergence import ADVICE
+from maquette.trainer.failures import RunFailed
 from maquette.trainer.randomness import derive
 
 MIN_CLASS_PICTURES = 4
 MAX_SEED = 2**32
 CLASSES = "classes"
 """Owner of what became of class pictures."""
+
+
+def draw_sample(pipeline: Pipeline, sample: SampleSpec, heard: Heard, bring: Bring) -> Image.Image:
+    """A picture with the LoRA as it stands.
+
+    Args:
+        heard: called after each denoising step; what it raises ends the drawing.
+        bring: called with the part that drawing needs next.
+
+    Raises:
+        RunFailed: the picture is no picture, which the base's own were: the LoRA has diverged.
+    """
+    try:
+        return pipeline.draw(sample_request(sample), heard, bring)
+    except NotFinite as error:
+        raise RunFailed(Reason.DIVERGED, f"drawing with the LoRA, {error}; {ADVICE}") from error
 
 
 def class_picture_count(spec: TrainingSpec) -> int:
@@ -30,18 +50,18 @@ def class_picture_count(spec: TrainingSpec) -> int:
     return max(MIN_CLASS_PICTURES, len(spec.learned)) if spec.settings.with_prior_preservation else 0
 
 
-def class_examples(pipeline: Pipeline, spec: TrainingSpec, bring: Callable[..., None]) -> list[Example]:
+def class_examples(pipeline: Pipeline, spec: TrainingSpec, bring: Bring) -> list[Example]:
     """The class pictures of a run; each is drawn when its latents are asked for and not kept from an earlier one.
 
     Their seeds don't depend on the run's: all of a tenant's runs with this base, prompt and size share them.
 
     Args:
-        bring: called with the parts that drawing needs, before each; see `Residency.bring`.
+        bring: called with the part that drawing needs next.
     """
     return [_example(pipeline, spec, index, bring) for index in range(class_picture_count(spec))]
 
 
-def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Callable[..., None]) -> Example:
+def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Bring) -> Example:
     prompt = spec.settings.class_prompt
     seed = derive(0, f"class picture {index}") % MAX_SEED
     request = sample_request(replace(spec.sample, prompt=prompt, seed=seed))
@@ -54,6 +74,12 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Callable
     )
 
 
-def _draw(pipeline: Pipeline, request: DrawRequest, bring: Callable[..., None]) -> Image.Image:
-    bring(*Part)
-    return pipeline.draw(request)
+def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring) -> Image.Image:
+    """A class picture; no LoRA is attached yet, so what is wrong with it is wrong with the base."""
+    try:
+        return pipeline.draw(request, bring=bring)
+    except NotFinite as error:
+        raise InvalidRequest(
+            "expert_setting.with_prior_preservation",
+            f"drawing a class picture with the base, {error}; leave it out, or train on another base",
+        ) from error

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from maquette.core.specs import Optimizer
+from maquette.families.flux1.spec import SPEC as FLUX1
 from maquette.families.memory import Layout, MemoryPlan, Sizes, choose, layout_of, measure_sizes, plans
 from maquette.families.sd15.spec import SPEC
 from maquette.testing.factories import training_spec
@@ -15,6 +16,7 @@ MODEL = SPEC.memory
 PUBLISHED = Sizes(MODEL.denoiser.parameters, MODEL.text_encoders.parameters, MODEL.autoencoder.parameters)
 BFLOAT16, FLOAT32 = 2, 4
 PLENTY = 1 << 40
+GIB = 1 << 30
 
 
 def layout(*, on_host: bool = False, sizes: Sizes = PUBLISHED, side: int = 512, **settings: Any) -> Layout:
@@ -77,6 +79,38 @@ def test_a_run_that_ran_out_of_memory_is_planned_leaner() -> None:
 )
 def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, Any]) -> None:
     assert choose(layout(**setting), PLENTY).needed > choose(layout(), PLENTY).needed
+
+
+def flux1(*, side: int, **settings: Any) -> Layout:
+    """The same for FLUX.1, whose text encoders take as much as a small base."""
+    model = FLUX1.memory
+    sizes = Sizes(model.denoiser.parameters, model.text_encoders.parameters, model.autoencoder.parameters)
+    asked = layout(side=side, **settings)
+    return replace(asked, model=model, sizes=sizes)
+
+
+def test_parts_that_take_turns_never_need_room_for_two() -> None:
+    """To draw with, either: FLUX.1's parts take 31.6 GiB together."""
+    leanest = list(plans(flux1(side=512)))[-1]
+    assert not leanest.together
+    assert leanest.needed / GIB == pytest.approx(24.4, abs=0.1)
+
+
+def test_a_picture_that_is_decoded_is_counted_up_to_a_tile() -> None:
+    """While a small base draws a large one, that is most."""
+    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, PUBLISHED.autoencoder)
+    asked = layout(sizes=small)
+    drawn = {side: choose(replace(asked, drawn_pixels=side * side), PLENTY).needed for side in (1024, 1088, 2048)}
+    assert drawn[1024] / GIB > 3
+    assert drawn[1024] == drawn[1088] == drawn[2048]
+
+
+@pytest.mark.parametrize("large", ["sample", "checkpoint_samples"])
+def test_the_largest_picture_that_is_drawn_counts(large: str) -> None:
+    spec = training_spec()
+    wide = replace(spec.sample, width=512, height=768)
+    spec = replace(spec, **{large: wide if large == "sample" else (spec.sample, wide)})
+    assert layout_of(spec, MODEL, PUBLISHED, weight_bytes=BFLOAT16, on_host=False).drawn_pixels == 512 * 768
 
 
 def test_text_encoders_that_train_keep_activations_of_every_prompt() -> None:

@@ -19,10 +19,9 @@ from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.core.files import file_sha256
-from maquette.families.base import BadPicture, NotFinite, Unsupported
+from maquette.families.base import BadPicture, NotFinite, Part, Unsupported
 from maquette.families.conditioning import PromptEncoder, _weighted, last_layer
 from maquette.families.latent_pipeline import enlarged
-from maquette.families.registry import layouts
 from maquette.families.samplers import build_scheduler
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base, registered
@@ -157,6 +156,30 @@ class TestPlain:
             pipeline.draw(REQUEST)
 
 
+class TestParts:
+    def test_each_is_asked_for_before_it_is_at_work(self, pipeline: Sd15Pipeline) -> None:
+        asked: list[Part] = []
+        plain = pipeline.draw(REQUEST, bring=asked.append)  # pyright: ignore[reportArgumentType]
+        assert asked == [Part.TEXT_ENCODERS, Part.DENOISER, Part.AUTOENCODER]
+        assert same(plain, pipeline.draw(REQUEST))
+
+    def test_a_picture_to_start_from_passes_the_autoencoder_before(self, pipeline: Sd15Pipeline) -> None:
+        asked: list[Part] = []
+        request = replace(REQUEST, original=Original(picture_file((64, 48)), 0.75))
+        pipeline.draw(request, bring=asked.append)  # pyright: ignore[reportArgumentType]
+        assert asked == [Part.TEXT_ENCODERS, Part.AUTOENCODER, Part.DENOISER, Part.AUTOENCODER]
+
+    @pytest.mark.parametrize("waiting", [False, True])
+    def test_they_wait_in_host_memory_only_if_asked_to(self, bases: Callable[..., Path], waiting: bool) -> None:
+        """On a device that every machine has."""
+        device = torch.device("meta")
+        loaded = Sd15Pipeline.load(bases(), device, waiting=waiting)
+        modules = [module for part in loaded.modules.values() for module in part]
+        places = {weight.device for module in modules for weight in module.parameters()}
+        assert places == {CPU if waiting else device}
+        assert loaded.device == device
+
+
 class TestPrompts:
     @pytest.mark.parametrize("prompt", ["", "a red circle", "a red, round circle: on blue!  "])
     def test_short_ones_are_encoded_as_in_training(self, bundled: Sd15Pipeline, prompt: str) -> None:
@@ -251,7 +274,7 @@ class TestEmbeddings:
         beside = {"string_to_token.*": torch.tensor([265])} if "*" in name else {}
         path = tmp_path / "other.safetensors"
         safetensors.torch.save_file({name: vectors, **beside}, path)
-        assert inspect_embedding(path, layouts()).text_width == vectors.shape[1]
+        assert inspect_embedding(path).text_width == vectors.shape[1]
         drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(word(path),)))
         assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
 

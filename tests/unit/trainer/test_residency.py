@@ -16,7 +16,7 @@ class Moved(torch.nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(3, 2)
-        self.place = "cuda:0"
+        self.place = "cpu"
         self.moves = 0
 
     def to(self, place: object) -> "Moved":  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from maquette.core.drawing import DrawRequest
 from maquette.core.specs import TrainingSpec
-from maquette.families.base import Part
+from maquette.families.base import Bring, all_there
 from maquette.testing.factories import training_spec
 from maquette.trainer.sampling import CLASSES, class_examples
 
@@ -20,9 +20,11 @@ class Drawing:
 
     def __init__(self) -> None:
         self.asked: list[DrawRequest] = []
+        self.brings: list[Bring] = []
 
-    def draw(self, request: DrawRequest) -> Image.Image:
+    def draw(self, request: DrawRequest, *, bring: Bring) -> Image.Image:
         self.asked.append(request)
+        self.brings.append(bring)
         return Image.new("RGB", (request.width, request.height))
 
 
@@ -32,7 +34,7 @@ def spec(pictures: int = 1, **settings: Any) -> TrainingSpec:
 
 
 def names(spec: TrainingSpec) -> list[str]:
-    return [example.name for example in class_examples(Drawing(), spec, lambda *_: None)]  # pyright: ignore[reportArgumentType]
+    return [example.name for example in class_examples(Drawing(), spec, all_there)]  # pyright: ignore[reportArgumentType]
 
 
 def test_there_are_none_without_prior_preservation() -> None:
@@ -46,16 +48,11 @@ def test_there_are_as_many_as_pictures_and_at_least_four(pictures: int, drawn: i
 
 def test_each_is_drawn_only_when_it_is_asked_for() -> None:
     drawing = Drawing()
-    brought: list[Part] = []
-    examples = class_examples(
-        drawing,  # pyright: ignore[reportArgumentType]
-        spec(class_prompt="a dog"),
-        lambda *parts: brought.extend(parts),
-    )
+    examples = class_examples(drawing, spec(class_prompt="a dog"), all_there)  # pyright: ignore[reportArgumentType]
     first = examples[0]
-    assert drawing.asked == brought == []
+    assert drawing.asked == []
     assert first.picture().size == (128, 128)
-    assert brought == list(Part)
+    assert drawing.brings == [all_there]
     assert [(request.prompt, request.width) for request in drawing.asked] == [("a dog", 128)]
     assert (first.wordings, first.dropout, first.mirrored, first.owner) == (("a dog",), 0.0, False, CLASSES)
 
