@@ -22,6 +22,7 @@ from maquette.core.files import file_sha256
 from maquette.families.base import BadPicture, NotFinite, Part, Unsupported
 from maquette.families.conditioning import PromptEncoder, _weighted, last_layer
 from maquette.families.latent_pipeline import enlarged
+from maquette.families.registry import layouts
 from maquette.families.samplers import build_scheduler
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base, registered
@@ -274,7 +275,7 @@ class TestEmbeddings:
         beside = {"string_to_token.*": torch.tensor([265])} if "*" in name else {}
         path = tmp_path / "other.safetensors"
         safetensors.torch.save_file({name: vectors, **beside}, path)
-        assert inspect_embedding(path).text_width == vectors.shape[1]
+        assert inspect_embedding(path, layouts()).text_width == vectors.shape[1]
         drawn = pipeline.draw(replace(REQUEST, prompt="a word, red", embeddings=(word(path),)))
         assert same(drawn, pipeline.draw(replace(REQUEST, prompt="a cat, red")))
 
