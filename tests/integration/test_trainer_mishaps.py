@@ -128,6 +128,32 @@ class TestDivergence:
         assert steps(directory) == [1, 2, 1, 2, 3, 4, 5, 6]
         assert [(back.diverged_at, back.to) for back in said(directory, SteppedBack)] == [(3, 0)]
 
+    def test_a_loss_that_runs_away_at_once_is_held_against_the_bases(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory = make_run(
+            tmp_path / "run",
+            base,
+            checkpoint_every=2,
+            max_train_steps=2,
+            with_prior_preservation=True,
+            prior_loss_weight=0.5,
+        )
+        spoil_losses(monkeypatch, lambda _: 1e3, times=2)
+        trained = Sd15Objective.losses
+
+        def measured_as_one(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+            losses = trained(self, *rest)
+            return losses if torch.is_grad_enabled() else torch.ones_like(losses)
+
+        monkeypatch.setattr(Sd15Objective, "losses", measured_as_one)
+        run_here(directory)
+        (back,) = said(directory, SteppedBack)
+        assert (back.diverged_at, back.to) == (2, 0)
+        # A loss of one on the pictures, and half of one on those of the class.
+        assert back.why.endswith("more than 13 times the 1.5 of the base alone")
+        assert steps(directory) == [1, 2, 1, 2]
+
     def test_a_second_time_it_fails_by_its_step_and_keeps_its_checkpoint(
         self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

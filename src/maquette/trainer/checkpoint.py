@@ -71,7 +71,8 @@ class TrainingState:
         parameters: the LoRA's weights by name.
         step: optimiser steps done.
         losses: of the last steps, oldest first.
-        usual_loss: mean loss of the first steps, as many as `losses` holds; None before.
+        usual_loss: what the base alone loses on what is trained on. In runs that an older trainer began it is the mean
+            of the first `RECENT_LOSSES` steps, or None.
         diverged_at: the step at which the run diverged and was taken back, or None.
     """
 
@@ -88,8 +89,6 @@ class TrainingState:
         """Count a step that is done."""
         self.step += 1
         self.losses = [*self.losses, loss][-RECENT_LOSSES:]
-        if self.step == RECENT_LOSSES:
-            self.usual_loss = self.recent_loss
 
     @property
     def recent_loss(self) -> float:

@@ -1,10 +1,14 @@
 """When a run has diverged, and the one time that it is taken back.
 
 Two things count as divergence. A loss, a gradient or a weight that is not a finite number; there is nothing to learn
-from it. And a loss that runs away: a LoRA begins as nothing, so that the mean loss of the first steps is about the
-base's own on these pictures. A run whose mean loss over as many steps is `RUNAWAY` times that has not learned but
-forgotten. Single losses say nothing, since they depend on the timestep more than on the model: they scatter by about
-their own size, the mean of fifty by a seventh of it, so that three times the usual is far from chance.
+from it. And a loss that runs away: a run whose mean loss over the last steps is `RUNAWAY` times what the base alone
+loses on the same pictures has not learned but forgotten.
+
+Single losses say little, since they depend on the timestep more than on the model: they scatter by about their own
+size, the mean of fifty by a seventh of it. So what is borne grows by `SCATTER` over the number of steps, as the tail of
+a mean of few does. With losses that are distributed exponentially, whose tail has no end as theirs has, chance goes
+beyond it less than once in a million times, whatever the number of steps, with the scatter of the base's own mean
+(`evaluation.USUAL_DRAWS`) counted in.
 """
 
 import math
@@ -20,6 +24,7 @@ from maquette.trainer.failures import RunFailed
 from maquette.trainer.optim import scale_rate, used_rate
 
 RUNAWAY = 3.0
+SCATTER = 20.0
 BACK_OFF = 0.5
 """What the learning rate is multiplied by when a run is taken back."""
 ADVICE = "try a lower learning_rate"
@@ -36,11 +41,13 @@ def trouble_with_state(state: TrainingState) -> str | None:
     """Why a state is none to go back to, in words; None where it is one. Asked before each checkpoint."""
     if broken := not_finite(state.parameters):
         return f"after step {state.step} the weight {broken} is not finite"
-    usual = state.usual_loss
-    if usual is not None and state.recent_loss > RUNAWAY * usual:
+    if state.usual_loss is None or not state.losses:
+        return None
+    borne = RUNAWAY + SCATTER / len(state.losses)
+    if state.recent_loss > borne * state.usual_loss:
         return (
             f"the mean loss of the {len(state.losses)} steps up to step {state.step} is {state.recent_loss:.4g}, more"
-            f" than {RUNAWAY:g} times the {usual:.4g} of the first ones"
+            f" than {borne:.3g} times the {state.usual_loss:.4g} of the base alone"
         )
     return None
 

@@ -15,6 +15,7 @@ from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Beside, TrainingState
 from maquette.trainer.evaluation import Evaluation
+from maquette.trainer.randomness import Randomness
 
 TOLERANCES = {"cpu": 1e-4}
 """How far a probe may be from the one recorded, as a share of it. On one machine's CPU they are equal to the bit;
@@ -38,7 +39,11 @@ class Keeper:
     draw: Callable[[SampleSpec], Image.Image]
 
     def keep_beginning(self, state: TrainingState) -> None:
-        """Keep the state before the first step, so that what diverges at once has somewhere to go back to."""
+        """Keep the state before the first step, so that what diverges at once has somewhere to go back to.
+
+        Measured with it is the usual loss, of the base alone, since the LoRA is still nothing.
+        """
+        state.usual_loss = self._loss_of_a_step(state.randomness)
         self._save(state, ())
         self._validate(state)
 
@@ -70,6 +75,15 @@ class Keeper:
         with torch.no_grad():
             for name, values in beginning.items():
                 state.parameters[name].copy_(values)
+
+    def _loss_of_a_step(self, random: Randomness) -> float:
+        """What the loss of a step is about, with the LoRA as it stands."""
+        settings, pictures = self.attempt.training.settings, random.instances.length
+        loss = self.evaluation.usual(range(pictures))
+        if settings.with_prior_preservation:
+            classes = range(pictures, pictures + random.classes.length)
+            loss += settings.prior_loss_weight * self.evaluation.usual(classes)
+        return loss
 
     def _is_what_it_claims(self, path: Path) -> bool:
         step, recorded, computed = checkpoint.step_of(path), checkpoint.probe_of(path), self.evaluation.probe()

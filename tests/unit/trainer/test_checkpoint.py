@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
+from PIL import Image
 from torch.nn import Parameter
 
 from maquette.core.files import file_sha256
@@ -95,6 +97,22 @@ def test_a_checkpoint_holds_no_pickle(directory: RunDirectory) -> None:
     keep(directory, state)
     assert {file.suffix for file in directory.checkpoint(1).iterdir()} == {".safetensors", ".json"}
     assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_samples_come_to_a_checkpoint_that_is_whole_without_them(directory: RunDirectory) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    keep(directory, state)
+    before = checkpoint.newest(directory, SPEC)
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for _ in range(2):
+        checkpoint.add_samples(directory, 1, pictures)
+    assert checkpoint.newest(directory, SPEC) == before == directory.checkpoint(1)
+    manifest = directory.read(directory.checkpoint(1) / CHECKPOINT_MANIFEST, CheckpointManifest)
+    assert manifest is not None
+    there = {path.name for path in directory.checkpoint(1).iterdir()} - {CHECKPOINT_MANIFEST}
+    assert sorted(file.path for file in manifest.files) == sorted(there)
+    assert there >= {"sample-0.png", "sample-1.png"}
 
 
 def test_every_so_manyth_checkpoint_stays_for_good(directory: RunDirectory) -> None:
@@ -238,11 +256,17 @@ def test_only_recent_losses_are_kept() -> None:
     assert state.recent_loss == pytest.approx(34.5)
 
 
-def test_the_usual_loss_is_that_of_the_first_steps() -> None:
+def test_the_usual_loss_goes_along_and_an_older_trainers_checkpoint_may_lack_it(directory: RunDirectory) -> None:
     state = fresh_state()
-    for loss in range(RECENT_LOSSES - 1):
-        state.advance(float(loss))
-    assert state.usual_loss is None
-    for _ in range(20):
-        state.advance(1000.0)
-    assert state.usual_loss == pytest.approx((sum(range(RECENT_LOSSES - 1)) + 1000) / RECENT_LOSSES)
+    state.usual_loss = 0.25
+    take_steps(state, 1)
+    keep(directory, state)
+    resumed = fresh_state()
+    checkpoint.restore(directory.checkpoint(1), resumed)
+    assert resumed.usual_loss == 0.25
+    progress = directory.checkpoint(1) / checkpoint.PROGRESS
+    written = msgspec.json.decode(progress.read_bytes())
+    del written["usual_loss"]
+    progress.write_bytes(msgspec.json.encode(written))
+    checkpoint.restore(directory.checkpoint(1), resumed)
+    assert (resumed.step, resumed.usual_loss) == (1, None)

@@ -16,7 +16,8 @@ from maquette.testing.runs import read_messages
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Beside, TrainingState
-from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
+from maquette.trainer.divergence import RUNAWAY, SCATTER, step_back, trouble_with_state, trouble_with_step
+from maquette.trainer.evaluation import USUAL_DRAWS
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.randomness import Randomness
@@ -60,25 +61,36 @@ def test_a_large_loss_of_one_step_is_none() -> None:
     assert trouble_with_step(7, 1e6, 1e9) is None
 
 
-def test_losses_that_stay_three_times_the_usual_are_trouble(state: TrainingState) -> None:
+def test_losses_that_stay_three_times_the_bases_are_trouble(state: TrainingState) -> None:
+    state.usual_loss = 0.2
+    for _ in range(2 * RECENT_LOSSES):
+        state.advance(0.67)
+        assert trouble_with_state(state) is None
     for _ in range(RECENT_LOSSES):
-        state.advance(0.2)
-    for _ in range(RECENT_LOSSES):
-        state.advance(0.59)
-    assert trouble_with_state(state) is None
-    for _ in range(RECENT_LOSSES):
-        state.advance(0.61)
+        state.advance(0.69)
     trouble = trouble_with_state(state)
     assert trouble is not None
-    assert trouble.startswith("the mean loss of the 50 steps up to step 150 is 0.61, more than 3 times the 0.2 of")
+    assert trouble.startswith("the mean loss of the 50 steps up to step 150 is 0.69, more than 3.4 times the 0.2 of")
 
 
-def test_scatter_as_large_as_the_losses_themselves_is_none(state: TrainingState) -> None:
-    """Exponentially distributed losses scatter by their own size, as those of random timesteps do."""
+@pytest.mark.parametrize(("steps", "good"), [(400, 0), (49, 4), (1, 0)], ids=["at once", "early", "one step"])
+def test_a_run_that_diverges_at_once_or_is_short_is_in_trouble_too(state: TrainingState, steps: int, good: int) -> None:
+    state.usual_loss = 0.1
+    for step in range(steps):
+        state.advance(0.1 if step < good else 50.0)
+    assert trouble_with_state(state) is not None
+
+
+def test_scatter_as_large_as_the_losses_themselves_is_none() -> None:
+    """Losses of random timesteps scatter by about their own size; so do exponentially distributed ones, the longer."""
     random = torch.Generator().manual_seed(3)
-    for _ in range(5000):
-        state.advance(float(-torch.rand((), generator=random).clamp_min(1e-9).log()))
-        assert trouble_with_state(state) is None
+    runs, steps = 20_000, torch.arange(1, RECENT_LOSSES + 1)
+    losses = torch.empty(runs, RECENT_LOSSES).exponential_(generator=random)
+    usual = torch.empty(runs, USUAL_DRAWS).exponential_(generator=random).mean(dim=1, keepdim=True)
+    worst = losses.cumsum(dim=1) / steps / usual
+    assert (worst < RUNAWAY + SCATTER / steps).all()
+    # No wider than it need be: a third of the room would not do.
+    assert not (worst < (RUNAWAY + SCATTER / steps) / 3).all()
 
 
 def test_a_weight_that_is_not_finite_is_trouble(state: TrainingState) -> None:
