@@ -1,4 +1,4 @@
-"""Every registered family does what every family must; the same checks as `make families` prints."""
+"""Every family of ours does what every family must; the same checks as `make families` prints."""
 
 import shutil
 from collections.abc import Generator
@@ -16,7 +16,7 @@ SLOW = {("flux1", "single file"), ("flux1", "kohya in diffusers")}
 """On a base of two gigabytes, as wide as published ones."""
 CELLS = [
     pytest.param(family, column, marks=[pytest.mark.slow] if (family, column) in SLOW else [])
-    for family in FAMILIES.names()
+    for family in FAMILIES.own_names()
     for column in CHECKS
 ]
 
@@ -34,7 +34,7 @@ def test_a_family(subject: Subject, column: str) -> None:
     CHECKS[column](subject)
 
 
-@pytest.mark.parametrize("subject", FAMILIES.names(), indirect=True)
+@pytest.mark.parametrize("subject", FAMILIES.own_names(), indirect=True)
 def test_a_table_tells_what_fails_from_what_does_not_apply(subject: Subject) -> None:
     def failing(_: Subject) -> None:
         raise NotAsItMust("it does not draw")
