@@ -13,6 +13,7 @@ from maquette.core.basefolder import WEIGHTS
 from maquette.core.specs import Optimizer, TrainingSpec
 from maquette.core.weights import read_header
 
+GIB = 1 << 30
 FLOAT32 = 4
 """Bytes of a number. LoRAs, their gradients and an optimiser's moments are kept in it everywhere."""
 USABLE = 0.9
@@ -27,6 +28,10 @@ DECODED = 770
 encoding takes fewer. All published autoencoders have one shape."""
 MOMENTS = {Optimizer.ADAMW: 2, Optimizer.PRODIGY: 4}
 """Numbers that an optimiser keeps for each weight."""
+
+
+class NothingLeaner(Exception):
+    """A run is to be planned leaner than the leanest plan; the message says what that takes of what is free."""
 
 
 class PartModel(Struct, frozen=True):
@@ -125,10 +130,25 @@ def choose(layout: Layout, free: int, *, leaner: int = 0) -> MemoryPlan:
 
     Args:
         leaner: how many plans further, since runs of this task with better ones have run out of memory.
+
+    Raises:
+        NothingLeaner: there are not so many.
     """
     ladder = list(plans(layout))
-    fitting = next((rung for rung, plan in enumerate(ladder) if plan.needed <= USABLE * free), len(ladder) - 1)
-    return ladder[min(fitting + leaner, len(ladder) - 1)]
+    fitting = next((rung for rung, plan in enumerate(ladder) if fits(plan, free)), len(ladder) - 1)
+    if fitting + leaner >= len(ladder):
+        raise NothingLeaner(f"the leanest plan takes {share(ladder[-1], free)}")
+    return ladder[fitting + leaner]
+
+
+def fits(plan: MemoryPlan, free: int) -> bool:
+    """Whether a plan takes no more of what is free than may be counted on."""
+    return plan.needed <= USABLE * free
+
+
+def share(plan: MemoryPlan, free: int) -> str:
+    """What a plan takes of what is free, in words."""
+    return f"about {plan.needed / GIB:.2f} GiB of the {free / GIB:.2f} GiB that are free"
 
 
 def plans(layout: Layout) -> Iterator[MemoryPlan]:

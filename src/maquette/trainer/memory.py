@@ -13,7 +13,17 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Planned
 from maquette.core.weights import BrokenWeights
 from maquette.families.base import Part, Pipeline
-from maquette.families.memory import MemoryModel, MemoryPlan, Sizes, choose, layout_of, measure_sizes
+from maquette.families.memory import (
+    MemoryModel,
+    MemoryPlan,
+    NothingLeaner,
+    Sizes,
+    choose,
+    fits,
+    layout_of,
+    measure_sizes,
+    share,
+)
 from maquette.families.precision import resting
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.failures import RunFailed
@@ -24,16 +34,26 @@ MEMINFO = Path("/proc/meminfo")
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 GROUP_USE = Path("/sys/fs/cgroup/memory.current")
 OWN_STATUS = Path("/proc/self/status")
-GIB = 1 << 30
 
 
 def plan_run(attempt: Attempt, model: MemoryModel, device: torch.device) -> MemoryPlan:
-    """Choose how the run is laid out, before anything is loaded, and tell."""
+    """Choose how the run is laid out, before anything is loaded, and tell.
+
+    Raises:
+        RunFailed: an earlier attempt ran out of memory with the leanest plan that there is.
+    """
     spec, free = attempt.spec, free_bytes(device)
     dtype = resting(device)
     sizes = _sizes(Path(spec.base_path), model)
     layout = layout_of(spec.training, model, sizes, weight_bytes=dtype.itemsize, on_host=device.type == "cpu")
-    plan = choose(layout, free, leaner=spec.leaner)
+    try:
+        plan = choose(layout, free, leaner=spec.leaner)
+    except NothingLeaner as error:
+        raise RunFailed(
+            Reason.OUT_OF_MEMORY,
+            f"{device} ran out of memory in an earlier attempt, and none can be leaner: {error};"
+            " train with smaller pictures or a lower lora_r, or on a larger device",
+        ) from error
     attempt.reporter.say(
         Planned(
             at=time.time(),
@@ -108,9 +128,11 @@ def _sizes(base: Path, model: MemoryModel) -> Sizes:
 
 
 def _why(plan: MemoryPlan, free: int, rows: int, leaner: int) -> str:
-    said = [f"about {plan.needed / GIB:.2f} GiB of the {free / GIB:.2f} GiB that are free"]
+    said = [share(plan, free)]
+    if not fits(plan, free):
+        said.append("which is too much by that estimate, and tried all the same, since no plan takes less")
     if leaner:
-        said.append("leaner than fits by that estimate, since an earlier attempt ran out of memory")
+        said.append("leaner than must be by that estimate, since an earlier attempt ran out of memory")
     if not plan.together:
         said.append("parts of the base take turns")
     if plan.gradient_checkpointing:

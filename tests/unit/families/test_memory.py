@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from maquette.core.specs import Optimizer
 from maquette.families.flux1.spec import SPEC as FLUX1
-from maquette.families.memory import Layout, MemoryPlan, Sizes, choose, layout_of, measure_sizes, plans
+from maquette.families.memory import Layout, MemoryPlan, NothingLeaner, Sizes, choose, layout_of, measure_sizes, plans
 from maquette.families.sd15.spec import SPEC
 from maquette.testing.factories import training_spec
 
@@ -70,7 +70,15 @@ def test_the_first_plan_that_fits_is_chosen_and_the_leanest_where_none_does(free
 def test_a_run_that_ran_out_of_memory_is_planned_leaner() -> None:
     asked = layout(train_batch_size=2)
     ladder = list(plans(asked))
-    assert [choose(asked, PLENTY, leaner=tries) for tries in range(6)] == [*ladder, *[ladder[-1]] * (6 - len(ladder))]
+    assert [choose(asked, PLENTY, leaner=tries) for tries in range(len(ladder))] == ladder
+
+
+@pytest.mark.parametrize(("free", "leaner"), [(PLENTY, 4), (1 << 30, 1)])
+def test_a_run_that_ran_out_of_memory_at_its_leanest_is_not_planned_again(free: int, leaner: int) -> None:
+    asked = layout(train_batch_size=2)
+    assert choose(asked, free, leaner=leaner - 1) == list(plans(asked))[-1]
+    with pytest.raises(NothingLeaner, match=r"the leanest plan takes about 2\.\d\d GiB of the .* GiB that are free"):
+        choose(asked, free, leaner=leaner)
 
 
 @pytest.mark.parametrize(
