@@ -54,6 +54,10 @@ class LrScheduler(StrEnum):
     CONSTANT_WITH_WARMUP = "constant_with_warmup"
 
 
+LR_CYCLES = 3
+"""How often `cosine_with_restarts` falls from the peak; once would be `cosine`."""
+
+
 class Optimizer(StrEnum):
     """What turns gradients into steps."""
 
@@ -138,7 +142,11 @@ Seed = Annotated[
 ]
 Schedule = Annotated[
     LrScheduler,
-    Meta(title="Learning-rate schedule", description="How the rate goes from its peak to the end of training."),
+    Meta(
+        title="Learning-rate schedule",
+        description="How the rate goes from its peak to the end of training;"
+        f" `cosine_with_restarts` falls from it {LR_CYCLES} times.",
+    ),
 ]
 Warmup = Annotated[
     int,

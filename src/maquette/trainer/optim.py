@@ -8,7 +8,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from maquette.core.specs import Optimizer, TrainingSettings
+from maquette.core.specs import LR_CYCLES, LrScheduler, Optimizer, TrainingSettings
 from maquette.trainer.prodigy import Prodigy
 
 AnyOptimizer: TypeAlias = AdamW | Prodigy
@@ -16,6 +16,8 @@ AnyOptimizer: TypeAlias = AdamW | Prodigy
 MAX_GRAD_NORM = 1.0
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 1e-2
+LAST_SHARE = 1e-3
+"""Of the peak, at which `polynomial` ends."""
 
 
 def build_optimizer(parameters: Iterable[Parameter], settings: TrainingSettings) -> AnyOptimizer:
@@ -29,12 +31,27 @@ def build_optimizer(parameters: Iterable[Parameter], settings: TrainingSettings)
 
 def build_lr_scheduler(optimizer: AnyOptimizer, settings: TrainingSettings) -> LambdaLR:
     """The schedule of this name over all steps; `constant` takes no warm-up, as published."""
+    warmup, steps = settings.lr_warmup_steps, settings.max_train_steps
+    if settings.lr_scheduler is LrScheduler.POLYNOMIAL:
+        return LambdaLR(optimizer, lambda step: _polynomial(step, warmup, steps))
     return get_scheduler(
         settings.lr_scheduler.value,
         optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+        num_cycles=LR_CYCLES,
     )
+
+
+def _polynomial(step: int, warmup: int, steps: int) -> float:
+    """The peak's share at a step: the polynomial of first degree of diffusers' `get_scheduler`.
+
+    That one ends at 1e-7, whatever the peak, and can't be had with a smaller one or with a warm-up as long as training.
+    """
+    if step < warmup:
+        return step / warmup
+    left = (steps - step) / max(1, steps - warmup)
+    return LAST_SHARE + (1 - LAST_SHARE) * left
 
 
 def used_rate(optimizer: AnyOptimizer) -> float:

@@ -15,11 +15,11 @@ pytestmark = pytest.mark.torch
 PEAK, STEPS, WARMUP = 1e-3, 10, 4
 
 
-def rates(name: LrScheduler, warmup: int) -> list[float]:
+def rates(name: LrScheduler, warmup: int, peak: float = PEAK) -> list[float]:
     """The rate of each step, relative to the peak."""
     settings = replace(
         training_spec().settings,
-        learning_rate=PEAK,
+        learning_rate=peak,
         max_train_steps=STEPS,
         lr_scheduler=name,
         lr_warmup_steps=warmup,
@@ -28,7 +28,7 @@ def rates(name: LrScheduler, warmup: int) -> list[float]:
     lr_scheduler = build_lr_scheduler(optimizer, settings)
     seen: list[float] = []
     for _ in range(STEPS):
-        seen.append(float(lr_scheduler.get_last_lr()[0]) / PEAK)
+        seen.append(float(lr_scheduler.get_last_lr()[0]) / peak)
         optimizer.step()
         lr_scheduler.step()
     return seen
@@ -40,14 +40,28 @@ EXPECTED = {
     LrScheduler.CONSTANT_WITH_WARMUP: [1.0 for _ in FALLING],
     LrScheduler.LINEAR: [1 - step / STEPS for step in FALLING],
     LrScheduler.COSINE: [(1 + math.cos(math.pi * step / STEPS)) / 2 for step in FALLING],
-    LrScheduler.COSINE_WITH_RESTARTS: [(1 + math.cos(math.pi * step / STEPS)) / 2 for step in FALLING],
-    LrScheduler.POLYNOMIAL: [1 - step / STEPS for step in FALLING],
+    LrScheduler.COSINE_WITH_RESTARTS: [(1 + math.cos(math.pi * (3 * step / STEPS % 1))) / 2 for step in FALLING],
+    LrScheduler.POLYNOMIAL: [1 - 0.999 * step / STEPS for step in FALLING],
 }
 
 
 @pytest.mark.parametrize("name", LrScheduler)
 def test_each_schedule_follows_its_curve(name: LrScheduler) -> None:
-    assert rates(name, warmup=0) == pytest.approx(EXPECTED[name], abs=1e-4)
+    assert rates(name, warmup=0) == pytest.approx(EXPECTED[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LrScheduler)
+@pytest.mark.parametrize("peak", [1e-12, math.ulp(0.0)])
+def test_the_smallest_rates_have_schedules_too(name: LrScheduler, peak: float) -> None:
+    # The last bit of the very smallest there is counts for all of it.
+    assert rates(name, 0, peak) == pytest.approx(EXPECTED[name], abs=1e-6 if peak == 1e-12 else 0.5)
+
+
+@pytest.mark.parametrize("name", LrScheduler)
+@pytest.mark.parametrize("warmup", [STEPS - 1, STEPS, STEPS + 1])
+def test_warm_up_may_last_as_long_as_training(name: LrScheduler, warmup: int) -> None:
+    expected = [1.0] * STEPS if name is LrScheduler.CONSTANT else [step / warmup for step in FALLING]
+    assert rates(name, warmup) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", LrScheduler)
