@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,14 +20,18 @@ OVERLAP = 4
 class Autoencoder:
     """An autoencoder, frozen, and how its latents are scaled for the denoiser.
 
+    Families whose autoencoder is of another class than `AutoencoderKL` have a subclass of this, which says what differs
+    of `LIBRARY`, the properties, `moments` and `pixels`; loading, scaling and tiles are here.
+
     Attributes:
-        vae: diffusers' model.
+        LIBRARY: diffusers' class.
+        vae: its model.
     """
+
+    LIBRARY: ClassVar[Any] = AutoencoderKL
 
     def __init__(self, vae: Any, *, most_pixels: int = MOST_PIXELS) -> None:
         self.vae = vae.requires_grad_(False)
-        self._scale: float = vae.config.scaling_factor
-        self._shift: float = vae.config.shift_factor or 0.0
         self._tile = math.isqrt(most_pixels) // self.pixels_per_latent
 
     @classmethod
@@ -38,7 +42,7 @@ class Autoencoder:
             BrokenBase: it can't be used.
         """
         try:
-            loaded: Any = AutoencoderKL.from_pretrained(
+            loaded: Any = cls.LIBRARY.from_pretrained(
                 use.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -59,6 +63,16 @@ class Autoencoder:
         """How many times a picture is as wide and high as its latents."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def scale(self) -> float | torch.Tensor:
+        """What latents are multiplied with for the denoiser, after `shift`; or one a channel, (channels, 1, 1)."""
+        return self.vae.config.scaling_factor
+
+    @property
+    def shift(self) -> float | torch.Tensor:
+        """What is taken from latents for the denoiser; as `scale`."""
+        return self.vae.config.shift_factor or 0.0
+
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
         """Height and width of the latents of a picture at least this large."""
         scale = self.pixels_per_latent
@@ -66,19 +80,21 @@ class Autoencoder:
 
     def encode(self, pixels: torch.Tensor) -> LatentPosterior:
         """Encode pictures (pictures, 3, height, width) in [-1, 1]; sides are multiples of `pixels_per_latent`."""
-        moments = in_tiles(self._moments, pixels.to(self.vae.device), self._tile, self.pixels_per_latent, 1)
+        moments = in_tiles(self.moments, pixels.to(self.vae.device), self._tile, self.pixels_per_latent, 1)
         mean, std = moments.chunk(2, dim=1)
-        return LatentPosterior(mean=(mean - self._shift) * self._scale, std=std * self._scale)
+        return LatentPosterior(mean=(mean - self.shift) * self.scale, std=std * self.scale)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents in the denoiser's scale to pictures (pictures, 3, height, width), about in [-1, 1]."""
-        return in_tiles(self._pixels, latents / self._scale + self._shift, self._tile, 1, self.pixels_per_latent)
+        return in_tiles(self.pixels, latents / self.scale + self.shift, self._tile, 1, self.pixels_per_latent)
 
-    def _moments(self, pixels: torch.Tensor) -> torch.Tensor:
+    def moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Means, and behind them deviations, (pictures, 2 * channels, height, width): what the model says of pictures."""
         posterior = self.vae.encode(pixels).latent_dist
         return torch.cat([posterior.mean, posterior.std], dim=1)
 
-    def _pixels(self, latents: torch.Tensor) -> torch.Tensor:
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the model makes of latents in its own scale."""
         return self.vae.decode(latents, return_dict=False)[0]
 
 

@@ -61,6 +61,7 @@ class LatentPipeline(ABC):
     Attributes:
         LIBRARY: diffusers' pipeline class.
         ABSENT: parts that it knows and we do without, as arguments of its `from_pretrained`.
+        AUTOENCODER: how its autoencoder is loaded and called.
         PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
         parts: the loaded pipeline.
         denoiser: its UNet or transformer.
@@ -69,6 +70,7 @@ class LatentPipeline(ABC):
 
     LIBRARY: ClassVar[Any]
     ABSENT: ClassVar[Mapping[str, Any]] = {}
+    AUTOENCODER: ClassVar[type[Autoencoder]] = Autoencoder
     PATCH: ClassVar[int] = 1
 
     def __init__(self, parts: Any, denoiser: Any, samplers: Samplers) -> None:
@@ -79,7 +81,7 @@ class LatentPipeline(ABC):
                 part.requires_grad_(False)
         self.denoiser = denoiser
         self.device: torch.device = denoiser.device
-        self.autoencoder = Autoencoder(parts.vae)
+        self.autoencoder = self.AUTOENCODER(parts.vae)
         self.samplers = samplers
 
     @classmethod
@@ -198,7 +200,7 @@ class LatentPipeline(ABC):
 
     @cached_property
     def _autoencoders(self) -> KeptModels[Autoencoder]:
-        load = partial(Autoencoder.load, device=self.device)
+        load = partial(self.AUTOENCODER.load, device=self.device)
         return KeptModels(load, most=MAX_AUTOENCODERS, device=self.device)
 
     @cached_property

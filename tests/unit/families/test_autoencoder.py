@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLQwenImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from maquette.bases.catalogue import BUNDLED_PATH
+from maquette.core.drawing import BaseUse, DrawRequest
 from maquette.families.autoencoder import MOST_PIXELS, OVERLAP, Autoencoder, in_tiles, starts
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
@@ -112,3 +114,61 @@ def test_what_does_not_depend_on_neighbours_comes_out_as_of_the_whole(
         return piece[:, :, ::step_in, ::step_in].repeat_interleave(step_out, 2).repeat_interleave(step_out, 3)
 
     torch.testing.assert_close(in_tiles(run, inputs, tile, step_in, step_out), run(inputs))
+
+
+class VideoAutoencoder(Autoencoder):
+    """Of a class that none of our families has: for videos, and with a scale for each channel."""
+
+    LIBRARY = AutoencoderKLQwenImage
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae.config.z_dim
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return 2 ** (len(self.vae.config.dim_mult) - 1)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        return 1 / torch.tensor(self.vae.config.latents_std)[:, None, None]
+
+    @property
+    def shift(self) -> torch.Tensor:
+        return torch.tensor(self.vae.config.latents_mean)[:, None, None]
+
+    def moments(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().moments(pixels[:, :, None])[:, :, 0]
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        return super().pixels(latents[:, :, None])[:, :, 0]
+
+
+class VideoPipeline(Sd15Pipeline):
+    AUTOENCODER = VideoAutoencoder
+
+
+@torch.no_grad()
+def test_a_family_may_bring_an_autoencoder_of_another_class(tmp_path: Path, pixels: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model: Any = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        latents_mean=[0.1, 0.2, 0.3, 0.4],
+        latents_std=[1.0, 2.0, 3.0, 4.0],
+    )
+    model.save_pretrained(tmp_path)
+    found = VideoAutoencoder.load(BaseUse(str(tmp_path), ""), torch.device("cpu"))
+    picture = pixels[:, :, :64, :64]
+    latents = found.encode(picture)
+    expected = model.encode(picture[:, :, None]).latent_dist.mean[:, :, 0]
+    assert latents.mean.shape == (1, found.latent_channels, *found.latent_size(64, 64))
+    assert torch.allclose(latents.mean[0, 3], (expected[0, 3] - 0.4) / 4)
+    assert torch.allclose(found.decode(latents.mean), model.decode(expected[:, :, None]).sample[:, :, 0], atol=1e-5)
+
+    parts = Sd15Pipeline.load(build_tiny_base(tmp_path / "base"), torch.device("cpu")).parts
+    parts.vae = model
+    request = DrawRequest(prompt="ohwx", width=64, height=64, steps=2, guidance_scale=1.0, seed=0)
+    assert VideoPipeline(parts).draw(request).size == (64, 64)
