@@ -2,6 +2,10 @@
 
 import torch
 
+MULTIPLIES_BFLOAT16 = (8, 0)
+"""Compute capability from which GPUs have circuits for it (NVIDIA's since Ampere, 2020); older ones emulate it, slower
+than they are in float32. They have circuits for float16, whose small gradients vanish unless losses are scaled."""
+
 
 def resting(device: torch.device) -> torch.dtype:
     """What frozen weights lie in: bfloat16 where a device multiplies it many times faster, else float32.
@@ -9,9 +13,10 @@ def resting(device: torch.device) -> torch.dtype:
     On CPUs bfloat16 measured slower than float32 as soon as convolutions carry a LoRA. Autoencoders stay in float32
     everywhere: they run once a picture, and show the rounding.
     """
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= MULTIPLIES_BFLOAT16
+    return torch.bfloat16 if fast else torch.float32
 
 
 def working(device: torch.device) -> torch.autocast:
     """A context in which products are taken in `resting`'s numbers, and sums that must not round in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=resting(device) is torch.bfloat16)

@@ -1,0 +1,29 @@
+"""A base works in the numbers that its device is fast in."""
+
+import pytest
+import torch
+
+from maquette.families.precision import resting, working
+
+pytestmark = pytest.mark.torch
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 0), torch.float32), ((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    ids=["V100", "T4", "A100", "H100"],
+)
+def test_a_gpu_is_asked_what_it_multiplies(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """The one that is meant, where there are several."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", {CUDA: capability}.__getitem__)
+    assert resting(CUDA) is dtype
+
+
+def test_a_cpu_works_in_float32() -> None:
+    assert resting(CPU) is torch.float32
+    with working(CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
