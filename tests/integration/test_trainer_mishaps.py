@@ -17,8 +17,10 @@ from msgspec.structs import replace
 from maquette.core.files import file_sha256
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
+    CheckpointSaved,
     Failed,
     MemoryTaken,
+    Note,
     Planned,
     Resumed,
     Started,
@@ -34,12 +36,14 @@ from maquette.core.rundir import (
     RunDirectory,
 )
 from maquette.core.weights import read_header
+from maquette.families.base import NotFinite
 from maquette.families.sd15.objective import Sd15Objective
+from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
-from maquette.trainer.failures import RunFailed
+from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.loop import run
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
@@ -282,6 +286,84 @@ class TestCheckpoints:
         for directory in (one, other):
             run_here(directory)
         assert [step.loss for step in said(one, Step)] == [step.loss for step in said(other, Step)]
+
+
+class TestSamples:
+    """Pictures on the way decide nothing: neither whether there is a checkpoint, nor whether the run ends well."""
+
+    @pytest.fixture
+    def directory(self, base: Path, tmp_path: Path) -> RunDirectory:
+        """A run that draws with every second step's checkpoint."""
+        directory = make_run(tmp_path / "run", base, checkpoint_every=2)
+        training = read_spec(directory).training
+        change_spec(directory, training=replace(training, checkpoint_samples=(training.sample,) * 2))
+        return directory
+
+    def test_one_that_can_not_be_drawn_is_told_and_training_goes_on(
+        self, directory: RunDirectory, straight: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fail_drawing(monkeypatch, failing=range(1, 2))
+        run_here(directory)
+        (note,) = said(directory, Note)
+        assert note.text.startswith("no sample was drawn after step 2: ")
+        assert "numbers that are not finite" in note.text
+        assert [saved.step for saved in said(directory, CheckpointSaved)] == [2, 4, 6]
+        assert sorted(path.name for path in directory.checkpoint(4).glob("*.png")) == ["sample-0.png", "sample-1.png"]
+        assert file_sha256(weights(directory)) == file_sha256(weights(straight))
+
+    def test_a_lora_that_draws_no_numbers_has_diverged_and_keeps_its_checkpoints(
+        self, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fail_drawing(monkeypatch, failing=range(1, 100))
+        with pytest.raises(RunFailed, match=r"drawing with the LoRA, .* not finite; try a lower") as failure:
+            run_here(directory)
+        assert failure.value.reason is Reason.DIVERGED
+        assert [saved.step for saved in said(directory, CheckpointSaved)] == [2, 4, 6]
+        assert whole(directory) == ["step-000006", "step-000004"]
+        assert not directory.manifest.exists()
+
+    def test_who_stops_waits_for_none(self, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = fail_drawing(monkeypatch, failing=range(0))
+        step = Reporter.step
+
+        def stopping(self: Reporter, **said: Any) -> None:
+            step(self, **said)
+            directory.stop.touch()
+
+        monkeypatch.setattr(Reporter, "step", stopping)
+        with pytest.raises(StopRequested, match="stopped at step 1"):
+            run_here(directory)
+        assert drawn == []
+        assert [saved.step for saved in said(directory, CheckpointSaved)] == [1]
+        assert whole(directory)[0] == "step-000001"
+
+    def test_who_stops_while_one_is_drawn_waits_for_no_more_than_a_denoising_step(
+        self, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn = fail_drawing(monkeypatch, failing=range(0), began=directory.stop.touch)
+        with pytest.raises(StopRequested, match="stopped at step 2"):
+            run_here(directory)
+        assert drawn == [1]
+        assert [saved.step for saved in said(directory, CheckpointSaved)] == [2]
+        assert whole(directory)[0] == "step-000002"
+        assert not list(directory.checkpoint(2).glob("*.png"))
+
+
+def fail_drawing(
+    monkeypatch: pytest.MonkeyPatch, *, failing: range, began: Callable[[], None] = lambda: None
+) -> list[int]:
+    """Have some pictures, counted from 1, come out as no numbers; answer the counts of those that were begun."""
+    draw, drawn = Sd15Pipeline.draw, list[int]()
+
+    def spoilt(self: Sd15Pipeline, *rest: Any) -> Any:
+        drawn.append(len(drawn) + 1)
+        began()
+        if drawn[-1] in failing:
+            raise NotFinite("the denoiser's latents came out as numbers that are not finite")
+        return draw(self, *rest)
+
+    monkeypatch.setattr(Sd15Pipeline, "draw", spoilt)
+    return drawn
 
 
 class TestMemory:

@@ -108,12 +108,10 @@ class Beside:
     Attributes:
         header: of the LoRA's file.
         probe: see `Progress`.
-        samples: pictures drawn with the LoRA.
     """
 
     header: Mapping[str, str]
     probe: float
-    samples: Sequence[Image.Image] = ()
 
 
 def save(
@@ -137,12 +135,25 @@ def save(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     _write_parts(partial, state, spec, beside)
-    records = tuple(_record(file) for file in sorted(partial.iterdir()))
-    write_atomic(partial / CHECKPOINT_MANIFEST, msgspec.json.encode(CheckpointManifest(step=state.step, files=records)))
+    _write_manifest(partial, state.step, [_record(file) for file in sorted(partial.iterdir())])
     _check_reads_back(partial, state)
     partial.rename(target)
     fsync_directory(directory.checkpoints)
     _drop_old(directory, target, keep_every)
+
+
+def add_samples(directory: RunDirectory, step: int, samples: Sequence[Image.Image]) -> None:
+    """Put pictures that were drawn with a whole checkpoint's LoRA beside it; it is whole at any moment.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    folder = directory.checkpoint(step)
+    paths = [folder / CHECKPOINT_SAMPLE.format(index) for index in range(len(samples))]
+    for path, picture in zip(paths, samples, strict=True):
+        write_png(path, picture)
+    others = [record for record in _manifest(folder).files if folder / record.path not in paths]
+    _write_manifest(folder, step, [*others, *map(_record, paths)])
 
 
 def newest(directory: RunDirectory, spec: TrainingSpec) -> Path | None:
@@ -199,8 +210,6 @@ def restore(path: Path, state: TrainingState) -> None:
 
 def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, beside: Beside) -> None:
     write_tensors(folder / CHECKPOINT_LORA, state.parameters, dict(beside.header))
-    for index, picture in enumerate(beside.samples):
-        write_png(folder / CHECKPOINT_SAMPLE.format(index), picture)
     write_tensors(folder / OPTIMIZER, _optimizer_tensors(state))
     write_tensors(folder / RANDOMNESS, state.randomness.tensors())
     progress = Progress(
@@ -214,6 +223,11 @@ def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, beside:
         probe=beside.probe,
     )
     write_atomic(folder / PROGRESS, msgspec.json.encode(progress))
+
+
+def _write_manifest(folder: Path, step: int, records: Sequence[FileRecord]) -> None:
+    manifest = CheckpointManifest(step=step, files=tuple(records))
+    write_atomic(folder / CHECKPOINT_MANIFEST, msgspec.json.encode(manifest))
 
 
 def _optimizer_tensors(state: TrainingState) -> dict[str, torch.Tensor]:
@@ -245,8 +259,7 @@ def _drop_old(directory: RunDirectory, newest: Path, keep_every: int) -> None:
 def _is_whole(folder: Path) -> bool:
     """Whether a checkpoint's manifest is there and every file it names is as it says."""
     try:
-        manifest = msgspec.json.decode((folder / CHECKPOINT_MANIFEST).read_bytes(), type=CheckpointManifest)
-        return all(_record(folder / record.path) == record for record in manifest.files)
+        return all(_record(folder / record.path) == record for record in _manifest(folder).files)
     except (OSError, msgspec.DecodeError):
         return False
 
@@ -257,6 +270,10 @@ def _is_of(folder: Path, digest: str) -> bool:
         return _progress(folder).spec_sha256 == digest
     except (OSError, msgspec.DecodeError):
         return False
+
+
+def _manifest(folder: Path) -> CheckpointManifest:
+    return msgspec.json.decode((folder / CHECKPOINT_MANIFEST).read_bytes(), type=CheckpointManifest)
 
 
 def _record(path: Path) -> FileRecord:

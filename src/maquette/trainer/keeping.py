@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from PIL import Image
 
 from maquette.core.progress import Resumed, Validated
 from maquette.core.specs import SampleSpec
+from maquette.families.base import Heard
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Beside, TrainingState
 from maquette.trainer.evaluation import Evaluation
+from maquette.trainer.failures import StopRequested, failed
 from maquette.trainer.randomness import Randomness
 
 TOLERANCES = {"cpu": 1e-4}
@@ -30,13 +32,13 @@ class Keeper:
 
     Attributes:
         header: of the LoRA's file.
-        draw: draws a sample with the LoRA as it stands.
+        draw: draws a sample with the LoRA as it stands; calls after each denoising step, which may end it.
     """
 
     attempt: Attempt
     evaluation: Evaluation
     header: Mapping[str, str]
-    draw: Callable[[SampleSpec], Image.Image]
+    draw: Callable[[SampleSpec, Heard], Image.Image]
 
     def keep_beginning(self, state: TrainingState) -> None:
         """Keep the state before the first step, so that what diverges at once has somewhere to go back to.
@@ -44,21 +46,23 @@ class Keeper:
         Measured with it is the usual loss, of the base alone, since the LoRA is still nothing.
         """
         state.usual_loss = self._loss_of_a_step(state.randomness)
-        self._save(state, ())
+        self._save(state)
         self._validate(state)
 
     def keep(self, state: TrainingState) -> None:
-        """Take the checkpoint of a state, and tell.
+        """Take the checkpoint of a state, draw with it what was asked for, and tell.
 
         Raises:
+            StopRequested: the run was asked to stop while it drew; the checkpoint is taken.
             OSError: it could not be written; the older ones are still there.
         """
-        # What drawing draws from torch's global source must not be missing in training.
-        with torch.random.fork_rng([state.randomness.device] if state.randomness.device.type == "cuda" else []):
-            samples = [self.draw(sample) for sample in self.attempt.training.checkpoint_samples]
-        self._save(state, samples)
-        self._validate(state)
-        self.attempt.reporter.checkpoint(state.step)
+        self._save(state)
+        try:
+            self._validate(state)
+            self._draw_samples(state)
+        finally:
+            # No sooner: who is told takes it away as it is then.
+            self.attempt.reporter.checkpoint(state.step)
 
     def resume(self, state: TrainingState) -> None:
         """Go on from the newest checkpoint whose probe is as it was recorded; stay as it is where there is none.
@@ -95,8 +99,8 @@ class Keeper:
         # One without a probe is an older trainer's: whole by its hashes, and never to be held against it.
         return verified or recorded is None
 
-    def _save(self, state: TrainingState, samples: Sequence[Image.Image]) -> None:
-        beside = Beside(header=self.header, probe=self.evaluation.probe(), samples=samples)
+    def _save(self, state: TrainingState) -> None:
+        beside = Beside(header=self.header, probe=self.evaluation.probe())
         checkpoint.save(
             self.attempt.directory, state, self.attempt.training, beside, keep_every=self.attempt.spec.keep_every
         )
@@ -105,6 +109,31 @@ class Keeper:
         loss = self.evaluation.validate()
         if loss is not None:
             self.attempt.reporter.say(Validated(at=time.time(), step=state.step, loss=loss))
+
+    def _draw_samples(self, state: TrainingState) -> None:
+        """Pictures that decide nothing: who stops does not wait for them, and no run ends because of one."""
+        asked = self.attempt.training.checkpoint_samples
+        if not asked or self.attempt.supervision.stop_requested:
+            return
+        samples: list[Image.Image] = []
+        # What drawing draws from torch's global source must not be missing in training.
+        with torch.random.fork_rng([state.randomness.device] if state.randomness.device.type == "cuda" else []):
+            for sample in asked:
+                picture = self._drawn(sample, state.step)
+                if picture is None:
+                    break
+                samples.append(picture)
+        checkpoint.add_samples(self.attempt.directory, state.step, samples)
+
+    def _drawn(self, sample: SampleSpec, step: int) -> Image.Image | None:
+        """The picture, or None where it can't be drawn, and the owner is told why."""
+        try:
+            return self.draw(sample, lambda *_: self.attempt.supervision.check(step))
+        except StopRequested:
+            raise
+        except Exception as error:
+            self.attempt.reporter.note(f"no sample was drawn after step {step}: {failed(error).message}")
+            return None
 
     def _agree(self, recorded: float, computed: float) -> bool:
         tolerance = TOLERANCES.get(torch.device(self.attempt.spec.device).type, DEVICE_TOLERANCE)

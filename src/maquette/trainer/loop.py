@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase, base_sha256
-from maquette.core.drawing import sample_request
 from maquette.core.progress import MemoryTaken, Phase, Started
 from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import SampleSpec, TrainingSettings
 from maquette.core.weights import LoraLayout
-from maquette.families.base import Adapters, Objective, Part, Pipeline, load_family
+from maquette.families.base import Adapters, Heard, Objective, Part, Pipeline, load_family
 from maquette.families.drawing import write_png
 from maquette.families.precision import working
 from maquette.families.registry import load_spec
@@ -32,7 +31,7 @@ from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_opti
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.residency import Residency
-from maquette.trainer.sampling import class_examples
+from maquette.trainer.sampling import class_examples, draw_sample
 
 
 def run(attempt: Attempt) -> None:
@@ -48,7 +47,7 @@ def run(attempt: Attempt) -> None:
     training, reporter = attempt.training, attempt.reporter
     settings = training.settings
     device = torch.device(attempt.spec.device)
-    _work_deterministically(device)
+    work_deterministically(device)
     resume_from = checkpoint.newest(attempt.directory, training)
     done = checkpoint.step_of(resume_from) if resume_from else 0
     reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
@@ -110,8 +109,9 @@ def run(attempt: Attempt) -> None:
         reporter.say(MemoryTaken(at=time.time(), peak_bytes=meter.bytes, needed_bytes=plan.needed))
 
         reporter.phase(Phase.SAMPLE)
-        sample = pipeline.draw(sample_request(training.sample), bring=residency.bring)
-        attempt.supervision.check(state.step)
+        sample = draw_sample(
+            pipeline, training.sample, lambda *_: attempt.supervision.check(state.step), residency.bring
+        )
 
         reporter.phase(Phase.EXPORT)
         finish(attempt, state, adapters, sample)
@@ -250,10 +250,12 @@ def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Rand
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
 
 
-def _draw(pipeline: Pipeline, residency: Residency, trained_parts: tuple[Part, ...], sample: SampleSpec) -> Image.Image:
+def _draw(
+    pipeline: Pipeline, residency: Residency, trained_parts: tuple[Part, ...], sample: SampleSpec, heard: Heard
+) -> Image.Image:
     """A picture between two steps, when nothing of a step is in memory; then the device is as training needs it."""
     try:
-        return pipeline.draw(sample_request(sample), bring=residency.bring)
+        return draw_sample(pipeline, sample, heard, residency.bring)
     finally:
         residency.bring(*trained_parts)
 
@@ -268,6 +270,6 @@ def _check_base(attempt: Attempt) -> None:
         )
 
 
-def _work_deterministically(device: torch.device) -> None:
+def work_deterministically(device: torch.device) -> None:
     """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")

@@ -14,7 +14,7 @@ from maquette.core.drawing import DrawRequest, sample_request
 from maquette.core.errors import InvalidRequest
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import SampleSpec, TrainingSpec
-from maquette.families.base import Bring, Frame, Heard, NotFinite, Pipeline
+from maquette.families.base import Bring, Frame, Heard, NotFinite, Pipeline, Unsupported
 from maquette.trainer.data import Example
 from maquette.trainer.divergence import ADVICE
 from maquette.trainer.failures import RunFailed
@@ -34,10 +34,11 @@ def draw_sample(pipeline: Pipeline, sample: SampleSpec, heard: Heard, bring: Bri
         bring: called with the part that drawing needs next.
 
     Raises:
-        RunFailed: the picture is no picture, which the base's own were: the LoRA has diverged.
+        RunFailed: what came out is no picture, so the LoRA has diverged; or the base does not do what the sample asks.
+        BrokenBase: a part of the base can't be used.
     """
     try:
-        return pipeline.draw(sample_request(sample), heard, bring)
+        return _draw(pipeline, sample_request(sample), bring, heard)
     except NotFinite as error:
         raise RunFailed(Reason.DIVERGED, f"drawing with the LoRA, {error}; {ADVICE}") from error
 
@@ -66,7 +67,7 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Bring) -
     seed = derive(0, f"class picture {index}") % MAX_SEED
     request = sample_request(replace(spec.sample, prompt=prompt, seed=seed))
     return Example(
-        picture=partial(_draw, pipeline, request, bring),
+        picture=partial(_draw_class_picture, pipeline, request, bring),
         wordings=(prompt,),
         frame=Frame(request.width, request.height),
         owner=CLASSES,
@@ -74,12 +75,19 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Bring) -
     )
 
 
-def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring) -> Image.Image:
-    """A class picture; no LoRA is attached yet, so what is wrong with it is wrong with the base."""
+def _draw_class_picture(pipeline: Pipeline, request: DrawRequest, bring: Bring) -> Image.Image:
+    """No LoRA is attached yet, so what is wrong with the picture is wrong with the base."""
     try:
-        return pipeline.draw(request, bring=bring)
+        return _draw(pipeline, request, bring)
     except NotFinite as error:
         raise InvalidRequest(
             "expert_setting.with_prior_preservation",
             f"drawing a class picture with the base, {error}; leave it out, or train on another base",
         ) from error
+
+
+def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring, heard: Heard | None = None) -> Image.Image:
+    try:
+        return pipeline.draw(request, heard, bring)
+    except Unsupported as error:
+        raise RunFailed(Reason.UNSUPPORTED, f"the sample can't be drawn: {error}") from error

@@ -1,4 +1,4 @@
-"""Class pictures are the base's own and the tenant's, not one run's."""
+"""Class pictures are the base's own and the tenant's, not one run's; and whose fault it is if one can't be drawn."""
 
 from typing import Any
 
@@ -7,10 +7,12 @@ from msgspec.structs import replace
 from PIL import Image
 
 from maquette.core.drawing import DrawRequest
+from maquette.core.lifecycle import Reason
 from maquette.core.specs import TrainingSpec
-from maquette.families.base import Bring, all_there
+from maquette.families.base import Bring, Heard, NotFinite, Unsupported, all_there
 from maquette.testing.factories import training_spec
-from maquette.trainer.sampling import CLASSES, class_examples
+from maquette.trainer.failures import failed
+from maquette.trainer.sampling import CLASSES, class_examples, draw_sample
 
 pytestmark = pytest.mark.torch
 
@@ -22,7 +24,7 @@ class Drawing:
         self.asked: list[DrawRequest] = []
         self.brings: list[Bring] = []
 
-    def draw(self, request: DrawRequest, *, bring: Bring) -> Image.Image:
+    def draw(self, request: DrawRequest, heard: Heard | None, bring: Bring) -> Image.Image:
         self.asked.append(request)
         self.brings.append(bring)
         return Image.new("RGB", (request.width, request.height))
@@ -67,3 +69,31 @@ def test_another_prompt_or_size_has_its_own() -> None:
     other = spec()
     wider = replace(other, sample=replace(other.sample, width=256))
     assert not {*names(spec(class_prompt="a dog")), *names(wider)} & {*names(spec())}
+
+
+class Failing:
+    """A pipeline that draws nothing."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def draw(self, *_: object) -> Image.Image:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "bare", "with_lora"),
+    [
+        (NotFinite("the latents are not finite"), Reason.UNSUPPORTED, Reason.DIVERGED),
+        (Unsupported("sampler: this base draws with 'Euler' alone"), Reason.UNSUPPORTED, Reason.UNSUPPORTED),
+    ],
+)
+def test_a_picture_that_can_not_be_drawn_is_the_bases_fault_or_the_loras(
+    error: Exception, bare: Reason, with_lora: Reason
+) -> None:
+    asked, failing = spec(), Failing(error)
+    with pytest.raises(Exception, match=str(error)) as of_base:
+        class_examples(failing, asked, all_there)[0].picture()  # pyright: ignore[reportArgumentType]
+    with pytest.raises(Exception, match=str(error)) as of_lora:
+        draw_sample(failing, asked.sample, lambda *_: None, all_there)  # pyright: ignore[reportArgumentType]
+    assert (failed(of_base.value).reason, failed(of_lora.value).reason) == (bare, with_lora)
