@@ -85,24 +85,33 @@ class TestProdigy:
         assert used_rate(optimizer) > 100 * FIRST_DISTANCE
 
     def test_its_steps_are_those_of_the_papers_algorithm(self) -> None:
-        """One weight, in plain numbers: algorithm 4 with Adam's bias correction."""
-        values = [0.7, -0.2, 0.4]
+        """One weight, in plain numbers: algorithm 4 with Adam's bias correction, and a schedule that falls.
+
+        Gradients of one sign let the estimate grow; the last one, of the other, leaves it as it is.
+        """
+        values = [0.7, 0.2, 0.4, 0.5, 0.3, 0.6, 0.4, 0.2, 0.5, -0.3]
         weight = Parameter(torch.tensor([1.0], dtype=torch.float64))
         optimizer = Prodigy([weight], weight_decay=0.01)
+        distances: list[float] = []
         x = x0 = 1.0
         d, numerator, s, mean, square = FIRST_DISTANCE, 0.0, 0.0, 0.0, 0.0
         for step, gradient in enumerate(values, start=1):
-            rate = d * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            lr = 3.0 - 0.1 * step
+            rate = d * lr * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
             numerator = math.sqrt(0.999) * numerator + d / FIRST_DISTANCE * rate * gradient * (x0 - x)
             mean = 0.9 * mean + 0.1 * d * gradient
             square = 0.999 * square + 0.001 * d * d * gradient * gradient
             s = math.sqrt(0.999) * s + d * d / FIRST_DISTANCE * gradient
             d = max(d, numerator / abs(s))
             x = x * (1 - 0.01 * rate) - rate * mean / (math.sqrt(square) + d * 1e-8)
+            optimizer.param_groups[0]["lr"] = lr
             weight.grad = torch.tensor([gradient], dtype=torch.float64)
             optimizer.step()
-        assert weight.item() == pytest.approx(x, rel=1e-12)
-        assert numbers(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": 3})
+            distances.append(d)
+            assert x0 - weight.item() == pytest.approx(x0 - x, rel=1e-9)
+            assert numbers(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": step})
+        assert distances[0] == FIRST_DISTANCE
+        assert distances[-1] == distances[-2] > 10 * FIRST_DISTANCE
 
 
 def test_a_schedule_goes_on_at_half_its_rate() -> None:
