@@ -7,8 +7,8 @@ from PIL import Image, ImageCms, ImageColor, ImageOps
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SRGB = ImageCms.createProfile("sRGB")
-PROFILED_MODES = frozenset({"RGB", "RGBA", "CMYK", "L"})
-"""Those whose embedded profile can be applied as it is."""
+PROFILED = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "PA": "RGB", "CMYK": "CMYK", "L": "L", "LA": "L"}
+"""What the embedded profile speaks of, by the picture's mode: a palette's colours, and never transparency."""
 
 
 class UnreadablePicture(ValueError):
@@ -43,14 +43,19 @@ def _upright(image: Image.Image) -> Image.Image:
 def _as_srgb(image: Image.Image) -> Image.Image:
     """Convert by the embedded colour profile; a profile that can't be read counts as absent."""
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in PROFILED_MODES:
+    if not profile or image.mode not in PROFILED:
         return image
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    mode = PROFILED[image.mode]
+    # By way of RGBA: Pillow warns of a palette whose transparency it would drop on the straight one.
+    colours = (image.convert("RGBA") if mode == "RGB" else image).convert(mode)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, SRGB, outputMode=mode) or image
+        converted = ImageCms.profileToProfile(colours, source, SRGB, outputMode="RGB") or colours
     except (ImageCms.PyCMSError, OSError):
         return image
+    if image.has_transparency_data:
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
+    return converted
 
 
 def _flattened(image: Image.Image, background: str) -> Image.Image:

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import pytest
 from PIL import Image, ImageCms
@@ -70,6 +71,44 @@ def test_colours_are_read_through_the_embedded_profile() -> None:
     red = Image.new("RGB", (7, 7), RED)
     assert decoded(red, icc_profile=profile).getpixel((3, 3)) == pytest.approx(RED, abs=1)
     assert decoded(red, icc_profile=swapped).getpixel((3, 3)) == pytest.approx(GREEN, abs=1)
+
+
+def test_every_mode_is_read_through_its_profile_and_keeps_its_transparency() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = profile.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    paletted = Image.new("P", (7, 7), 0)
+    paletted.putpalette([*RED, *BLUE])
+    paletted.putpixel((1, 1), 1)
+    for image, transparency in ((paletted, 1), (paletted, b"\xff\0"), (paletted.convert("RGB"), BLUE)):
+        through = decoded(image, icc_profile=swapped, transparency=transparency)
+        assert through.getpixel((3, 3)) == pytest.approx(GREEN, abs=1)
+        assert through.getpixel((1, 1)) == WHITE
+    assert decoded(paletted, icc_profile=swapped).getpixel((3, 3)) == pytest.approx(GREEN, abs=1)
+    clear = paletted.convert("RGBA")
+    clear.putpixel((1, 1), (*BLUE, 0))
+    assert decoded(clear, icc_profile=swapped).getpixel((1, 1)) == WHITE
+    assert decoded(clear, icc_profile=swapped).getpixel((3, 3)) == pytest.approx(GREEN, abs=1)
+
+
+def grey_profile(gamma: int) -> bytes:
+    """A whole profile of one channel whose light is its number's power."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, gamma << 8) + bytes(2)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 156 + len(white), len(curve))
+    body = tags + white + curve
+    header = struct.pack(">II4s4s4s4s", 128 + len(body), 0, b"\x02\x10\0\0", b"mntr", b"GRAY", b"XYZ ")
+    return header + bytes(12) + b"acsp" + bytes(28) + white[8:] + bytes(48) + body
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_is_read_through_its_profile_with_or_without_transparency(mode: str) -> None:
+    grey = Image.new("L", (7, 7), 128).convert(mode)
+    if mode == "LA":
+        grey.putpixel((1, 1), (128, 0))
+    through = decoded(grey, icc_profile=grey_profile(1))
+    # Half of the light is a good deal brighter than the middle of sRGB's numbers.
+    assert through.getpixel((3, 3)) == pytest.approx((188, 188, 188), abs=2)
+    assert through.getpixel((1, 1)) == (WHITE if mode == "LA" else through.getpixel((3, 3)))
 
 
 def test_a_broken_profile_counts_as_none() -> None:
