@@ -1,10 +1,9 @@
 """What there is to say of a task's pictures before training: the one judge, for trainers and for `plan`."""
 
-from collections.abc import Iterator, Mapping
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
 
 from maquette.core.findings import Finding, FindingCode, finding
-from maquette.core.specs import Preparation, TaskType, TrainingSpec
+from maquette.core.specs import Picture, Preparation, TaskType, TrainingSpec
 from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.measures import difference
 from maquette.pictures.preparation import PictureFacts
@@ -29,7 +28,7 @@ def find_out(spec: TrainingSpec, facts: Mapping[str, PictureFacts], *, restored:
         if picture.name in facts:
             found += _of_size_and_focus(picture.name, facts[picture.name])
             found += _of_faces(picture.name, facts[picture.name], spec)
-    return [*found, *_of_duplicates([picture.name for picture in spec.pictures if picture.name in facts], facts)]
+    return [*found, *_of_duplicates([picture for picture in spec.pictures if picture.name in facts], facts)]
 
 
 def unreadable(picture: str, error: UnreadablePicture) -> Finding:
@@ -83,15 +82,21 @@ def _of_faces(name: str, facts: PictureFacts, spec: TrainingSpec) -> Iterator[Fi
         yield finding(FindingCode.SEVERAL_FACES, f"the picture has {len(facts.faces)} faces; {taken}", name)
 
 
-def _of_duplicates(names: list[str], facts: Mapping[str, PictureFacts]) -> Iterator[Finding]:
-    """One finding for each picture that shows what an earlier one does."""
-    told: set[str] = set()
-    for first, second in combinations(names, 2):
-        alike = difference(facts[first].thumbnail, facts[second].thumbnail) < MIN_DIFFERENCE
-        if alike and second not in told:
-            told.add(second)
-            yield finding(
-                FindingCode.NEAR_DUPLICATE,
-                f"the picture shows nearly the same as {first}; leave one out, or the LoRA learns it twice as much",
-                second,
-            )
+def _of_duplicates(pictures: Sequence[Picture], facts: Mapping[str, PictureFacts]) -> Iterator[Finding]:
+    """One finding for each picture that shows what a trained one does: an earlier one, or any where it is held out."""
+    for index, picture in enumerate(pictures):
+        others = pictures if picture.held_out else pictures[:index]
+        trained = (other.name for other in others if not other.held_out)
+        twin = next((name for name in trained if _alike(facts[name], facts[picture.name])), None)
+        if twin is None:
+            continue
+        harm = (
+            "its validation loss tells how well that one is remembered, so hold out another picture"
+            if picture.held_out
+            else "leave one out, or the LoRA learns it twice as much"
+        )
+        yield finding(FindingCode.NEAR_DUPLICATE, f"the picture shows nearly the same as {twin}; {harm}", picture.name)
+
+
+def _alike(one: PictureFacts, other: PictureFacts) -> bool:
+    return difference(one.thumbnail, other.thumbnail) < MIN_DIFFERENCE

@@ -67,6 +67,25 @@ def test_every_repetition_is_told_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        ((False, False), {"1.png": "leave one out"}),
+        ((False, True), {"1.png": "hold out another"}),
+        ((True, False), {"0.png": "hold out another"}),
+        ((True, True), {}),
+    ],
+)
+def test_a_picture_held_out_that_repeats_a_trained_one_measures_nothing_new(
+    held_out: tuple[bool, ...], told: dict[str, str]
+) -> None:
+    pictures = tuple(Picture(f"{index}.png", "0" * 64, held_out=held) for index, held in enumerate(held_out))
+    spec = replace(training_spec(), pictures=pictures)
+    found = find_out(spec, {picture.name: facts(0) for picture in pictures}, restored=False)
+    assert [(one.code, one.picture) for one in found] == [(FindingCode.NEAR_DUPLICATE, name) for name in told]
+    assert all(told[str(one.picture)] in one.message for one in found)
+
+
 def test_faces_that_should_be_cropped_around_are_told() -> None:
     seen = [facts(0), facts(1, faces=(FACE, FACE)), facts(2, faces=(FACE,))]
     assert codes(seen, face_crop_ratio=1.4) == [(FindingCode.NO_FACE, "0.png"), (FindingCode.SEVERAL_FACES, "1.png")]
