@@ -5,18 +5,21 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import msgspec
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image, ImageChops
 
 from maquette.cli.server_process import ServerProcess
-from maquette.core.drawing import DrawRequest, LoraUse
+from maquette.core.drawing import LoraUse, sample_request
 from maquette.core.progress import Finished
-from maquette.core.rundir import Manifest
-from maquette.testing.conformance import CHECKS
+from maquette.core.rundir import Manifest, RunDirectory
+from maquette.families.registry import FAMILIES
+from maquette.testing.conformance import CHECKS, DISTINCT, distance
+from maquette.testing.runs import read_spec
 
 pytestmark = pytest.mark.torch
 
@@ -31,31 +34,32 @@ prepare_environment()
 from maquette.testing.runs import make_run
 from maquette_pixart.tiny import build_tiny_pixart
 root = Path(sys.argv[1])
-make_run(root / "run", build_tiny_pixart(root / "base"), max_train_steps=3)
+make_run(root / "run", build_tiny_pixart(root / "base"), max_train_steps=10, learning_rate=1e-2)
 """
 """Run where the package is installed, as whoever follows the manual would make a base and a run."""
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The manual's package, laid out as an installer leaves it, in the environment of the commands."""
-    site = tmp_path_factory.mktemp("site")
+    """The manual's package, built and installed beside this environment, in that of the commands."""
+    package, site = tmp_path_factory.mktemp("package"), tmp_path_factory.mktemp("site")
     for name, content in FILE.findall(MANUAL):
-        path = site / name
+        path = package / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    (site / "maquette_pixart" / "__init__.py").touch()
-    project = tomllib.loads((site / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (about / "entry_points.txt").write_text("".join(lines))
+    (package / "maquette_pixart" / "__init__.py").touch()
+    # Nothing is fetched: what it needs, to be built as well, is here.
+    here = ("--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
+    python(dict(os.environ), "-m", "pip", "install", "--quiet", *here, "--target", str(site), str(package))
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     return os.environ | {"PYTHONPATH": path}
+
+
+def test_what_it_depends_on_is_here(environment: dict[str, str]) -> None:
+    program = "from importlib.metadata import requires; print(*requires('maquette-pixart'))"
+    needed = [Requirement(line) for line in python(environment, "-c", program).splitlines()]
+    assert [(one.name, one.extras) for one in needed] == [("maquette", {"train"})]
+    assert "train" in metadata("maquette").get_all("Provides-Extra", [])
 
 
 def python(environment: dict[str, str], *arguments: str) -> str:
@@ -90,15 +94,17 @@ def test_its_family_trains_and_serves(environment: dict[str, str], tmp_path: Pat
     assert isinstance(msgspec.json.decode(last, type=Finished), Finished)
     manifest = msgspec.json.decode((run / "manifest.json").read_bytes(), type=Manifest)
 
-    request = DrawRequest(prompt="a photo of ohwx", width=64, height=64, steps=2, guidance_scale=3.0, seed=5)
-    lora = LoraUse(str(run / manifest.weights.path), strength=20.0)
+    request = sample_request(read_spec(RunDirectory(run)).training.sample)
+    lora = LoraUse(str(run / manifest.weights.path), strength=1.0)
     requests = tmp_path / "requests.json"
     requests.write_bytes(msgspec.json.encode([request, msgspec.structs.replace(request, loras=(lora,))]))
     drawing = ("-m", "maquette.inference", "draw", "--base", str(tmp_path / "base"))
     python(environment, *drawing, str(requests), str(tmp_path / "drawn"))
-    plain, changed = (Image.open(tmp_path / "drawn" / f"00{number}.png") for number in (0, 1))
-    assert plain.size == (64, 64)
-    assert ImageChops.difference(plain, changed).getbbox() is not None
+    plain, served = (Image.open(tmp_path / "drawn" / f"00{number}.png") for number in (0, 1))
+    trained = Image.open(run / manifest.sample.path)
+    assert trained.size == (64, 64)
+    assert ImageChops.difference(served, trained).getbbox() is None
+    assert distance(plain, trained) > DISTINCT
 
 
 @pytest.mark.slow
@@ -129,4 +135,4 @@ def test_the_server_knows_it_without_torch(environment: dict[str, str]) -> None:
         "from maquette.families.registry import layouts\n"
         "print(json.dumps([sorted(layouts()), 'torch' in sys.modules]))"
     )
-    assert json.loads(python(environment, "-c", program)) == [["flux1", "pixart", "sd15", "sdxl"], False]
+    assert json.loads(python(environment, "-c", program)) == [sorted({*FAMILIES.names(), "pixart"}), False]

@@ -89,7 +89,7 @@ class Autoencoder:
         return in_tiles(self.pixels, latents / self.scale + self.shift, self._tile, 1, self.pixels_per_latent)
 
     def moments(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Means, and behind them deviations, (pictures, 2 * channels, height, width): what the model says of pictures."""
+        """What the model says of pictures: means and, behind them, deviations, (pictures, 2 * channels, …)."""
         posterior = self.vae.encode(pixels).latent_dist
         return torch.cat([posterior.mean, posterior.std], dim=1)
 
