@@ -1,6 +1,6 @@
 """What a family brings: a pipeline, an objective and adapters. Trainer and inference worker know only these."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -122,6 +122,15 @@ class Pipeline(Protocol):
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts. Gradients flow where adapters on the text encoder train."""
+        ...
+
+    @property
+    def frozen(self) -> Set[str]:
+        """Which entries of `encode_prompts` no LoRA can change: they come from text encoders that none is put on."""
+        ...
+
+    def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
+        """The other entries, with gradients."""
         ...
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:

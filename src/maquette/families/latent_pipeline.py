@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -120,6 +120,15 @@ class LatentPipeline(ABC):
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to train with. Gradients flow where adapters on a text encoder train."""
+
+    @property
+    def frozen(self) -> Set[str]:
+        """None: in most families a LoRA may be put on every text encoder, or on none."""
+        return frozenset()
+
+    def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
+        """All, for the same reason."""
+        return self.encode_prompts(prompts)
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:  # noqa: ARG002 - for who asks
         """Prompts alone, since most denoisers are not told what became of pictures before they are trained on."""

@@ -1,5 +1,5 @@
-"""What never changes from step to step is computed once, and kept for the tenant's next run: latents, and prompts
-unless the text encoder trains.
+"""What never changes from step to step is computed once, and kept for the tenant's next run: latents, and of prompts
+what comes from text encoders that don't train.
 
 While a run lasts it lies in host memory: fifty pictures of 1024 pixels are twenty-six megabytes of latents.
 """
@@ -70,20 +70,23 @@ class EncodedExamples:
         pipeline: Pipeline,
         examples: Sequence[Example],
         posteriors: Sequence[LatentPosterior],
-        conditionings: Mapping[str, Conditioning] | None,
+        conditionings: Mapping[str, Conditioning],
+        *,
+        train_text_encoder: bool,
     ) -> None:
         """Take what was encoded.
 
         Args:
-            pipeline: encodes prompts where `conditionings` is None.
+            pipeline: encodes prompts anew at each step where the text encoder trains.
             examples: the rows.
             posteriors: of each row the picture, and its mirror image where it is shown, on the CPU.
-            conditionings: of each prompt that a row may have, on the CPU.
+            conditionings: of each prompt that a row may have, what does not train, on the CPU.
         """
         self.pipeline = pipeline
         self.examples = examples
         self.posteriors = posteriors
         self.conditionings = conditionings
+        self.train_text_encoder = train_text_encoder
 
     @classmethod
     @torch.no_grad()
@@ -103,7 +106,7 @@ class EncodedExamples:
         change from autoencoder to text encoder but once.
 
         Args:
-            train_text_encoder: prompts are then encoded anew at each step.
+            train_text_encoder: what it makes of prompts is then encoded anew at each step.
             between: called before each example; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
             bring: called with the pipeline's part that is about to be used, see `Residency.bring`.
@@ -112,13 +115,14 @@ class EncodedExamples:
         for example in examples:
             between()
             posteriors.append(_encoded_picture(pipeline, example, store, bring))
-        if train_text_encoder:
-            return cls(pipeline, examples, posteriors, None)
         conditionings: dict[str, Conditioning] = {}
-        for prompt in _prompts(examples):
-            between()
-            conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
-        return cls(pipeline, examples, posteriors, conditionings)
+        if pipeline.frozen or not train_text_encoder:
+            for prompt in _prompts(examples):
+                between()
+                told = _encoded_prompt(pipeline, prompt, store, bring)
+                stays = pipeline.frozen if train_text_encoder else told.keys()
+                conditionings[prompt] = {name: told[name] for name in sorted(stays)}
+        return cls(pipeline, examples, posteriors, conditionings, train_text_encoder=train_text_encoder)
 
     def show(self, rows: Sequence[int], objective: Objective, random: torch.Generator) -> Iterator[Shown]:
         """Draw what a step shows of its rows: one batch for all of a size, wherever they stand among them."""
@@ -147,10 +151,9 @@ class EncodedExamples:
         return Shown(places, latents, prompts, frames, objective.noising(latents, random))
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
-        if self.conditionings is None:
-            return self.pipeline.encode_prompts(prompts)
-        kept = as_conditioning([self.conditionings[prompt] for prompt in prompts])
-        return {name: values.to(device) for name, values in kept.items()}
+        kept = as_conditioning([self.conditionings.get(prompt, {}) for prompt in prompts])
+        told = {name: values.to(device) for name, values in kept.items()}
+        return told | self.pipeline.encode_trained(prompts) if self.train_text_encoder else told
 
     def _view(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, Frame]:
         """The picture, or its mirror image where there is one and chance will have it; and what it was."""

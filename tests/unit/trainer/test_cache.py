@@ -1,6 +1,6 @@
 """Latents and prompts are computed once: in a run, and among a tenant's runs."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part
+from maquette.families.flux1.pipeline import Flux1Pipeline
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
+from maquette.testing.tiny_flux1 import build_tiny_flux1
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.captions import NOTHING
 from maquette.trainer.data import Example, to_pixels
@@ -40,6 +42,14 @@ class Counting:
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         self.asked += prompts
         return self.pipeline.encode_prompts(prompts)
+
+    @property
+    def frozen(self) -> Set[str]:
+        return self.pipeline.frozen
+
+    def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
+        self.asked += prompts
+        return self.pipeline.encode_trained(prompts)
 
     def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         self.frames = frames
@@ -191,6 +201,25 @@ def test_a_text_encoder_that_trains_is_asked_at_each_step(counting: Counting) ->
     only(encoded, [0])
     only(encoded, [0])
     assert counting.asked == ["picture", "picture 0", "picture 0"]
+
+
+def test_a_text_encoder_that_can_not_train_reads_each_prompt_once_beside_one_that_does(tmp_path: Path) -> None:
+    pipeline = Flux1Pipeline.load(build_tiny_flux1(tmp_path / "base"), CPU)
+    read: list[int] = []
+    pipeline.parts.text_encoder_2.register_forward_hook(lambda *_: read.append(1))
+    store = TensorStore(tmp_path / "kept", 1 << 20, "base")
+    first, again = (
+        encode(pipeline, example(0), example(1), store=store, text=True)  # pyright: ignore[reportArgumentType]
+        for _ in range(2)
+    )
+    for encoded in (first, again):
+        only(encoded, [0, 1])
+    _, told = only(again, [1, 0])
+    assert len(read) == 2
+    whole = pipeline.encode_prompts(["picture 1", "picture 0"])
+    assert told.keys() == whole.keys()
+    for name, values in whole.items():
+        torch.testing.assert_close(told[name], values)
 
 
 def test_a_dropped_caption_is_nothing(counting: Counting, pipeline: Sd15Pipeline) -> None:

@@ -1,6 +1,6 @@
 """A FLUX.1 base on a device: a transformer that reads latents and words as one row of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import ClassVar
 
 import torch
@@ -51,6 +51,18 @@ class Flux1Pipeline(LatentPipeline):
                 list(prompts), None, device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    @property
+    def frozen(self) -> Set[str]:
+        """What T5 says, which has no LoRA."""
+        return frozenset({"prompt_embeds"})
+
+    def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
+        """What CLIP says: T5, forty times as large, need not read the prompts again."""
+        device = self.text_encoder.device
+        with working(device):
+            pooled = self.parts._get_clip_prompt_embeds(list(prompts), device=device)
+        return {"pooled_prompt_embeds": pooled}
 
     def fits(self, prompt: str) -> bool:
         """Whether T5 reads the whole prompt; CLIP, which reads less, is asked only for what all is about."""
