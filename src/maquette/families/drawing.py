@@ -7,27 +7,23 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from maquette.core.decoding import UnreadablePicture, decode
 from maquette.core.files import FOR_THE_USER, atomic_file
 from maquette.families.base import BadPicture
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-WHITE = (255, 255, 255, 255)
+WHITE = "#ffffff"
 
 
 def read_original(data: bytes, width: int, height: int) -> torch.Tensor:
-    """A picture file as (1, 3, height, width) in [-1, 1]: upright, on white, resized, cropped around the centre.
+    """A picture file as (1, 3, height, width) in [-1, 1]: as `decode` reads it, resized, cropped around the centre.
 
     Raises:
         BadPicture: it can't be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, WHITE), upright.convert("RGBA"))
-            rgb = upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"the picture to start from can't be read: {error}") from error
+        rgb = decode(data, WHITE)
+    except UnreadablePicture as error:
+        raise BadPicture(f"the picture to start from can't be read: {error.__cause__}") from error
     fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.LANCZOS)
     values = torch.from_numpy(np.array(fitted, dtype=np.float32))
     return (values.permute(2, 0, 1) / 127.5 - 1)[None]

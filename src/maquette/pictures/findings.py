@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from maquette.core.decoding import UnreadablePicture
 from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.specs import Picture, Preparation, TaskType, TrainingSpec
-from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.measures import difference
 from maquette.pictures.preparation import PictureFacts
 

@@ -7,11 +7,11 @@ import msgspec
 from msgspec import Struct
 from PIL import Image
 
+from maquette.core.decoding import decode
 from maquette.core.ids import sha256_hex
 from maquette.core.specs import Preparation
 from maquette.pictures.buckets import bucket
 from maquette.pictures.crops import Box, Size, around, biggest, cover, heads_center
-from maquette.pictures.decoding import decode
 from maquette.pictures.faces import FaceDetector
 from maquette.pictures.measures import sharpness, thumbnail
 from maquette.pictures.restoring import FaceRestorer

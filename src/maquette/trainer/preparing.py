@@ -9,13 +9,13 @@ import torch
 from msgspec.structs import replace
 from PIL import Image
 
+from maquette.core.decoding import UnreadablePicture
 from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import Picture, TrainingSpec
 from maquette.families.base import Frame, Pipeline
 from maquette.families.precision import resting
 from maquette.families.registry import load_spec
-from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.faces import load_detector
 from maquette.pictures.findings import find_out, unreadable
 from maquette.pictures.preparation import PictureFacts, Prepared, Preparer

@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from maquette.core.decoding import UnreadablePicture
 from maquette.core.findings import SEVERITIES, FindingCode, Severity
 from maquette.core.specs import Picture, Preparation, TaskType, TrainingSpec
 from maquette.pictures.crops import Box, Size
-from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.findings import find_out, unreadable
 from maquette.pictures.measures import thumbnail
 from maquette.pictures.preparation import PictureFacts

@@ -5,9 +5,9 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from maquette.core.decoding import UnreadablePicture
 from maquette.core.specs import Preparation
 from maquette.pictures.crops import Box, Size
-from maquette.pictures.decoding import UnreadablePicture
 from maquette.pictures.faces import FaceDetector, load_detector
 from maquette.pictures.preparation import PictureFacts, Preparer
 

@@ -4,7 +4,7 @@ import struct
 import pytest
 from PIL import Image, ImageCms
 
-from maquette.pictures.decoding import UnreadablePicture, decode
+from maquette.core.decoding import UnreadablePicture, decode
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
