@@ -378,6 +378,8 @@ class TestMemory:
         assert 0 < plan.needed_bytes < plan.free_bytes
         assert taken.needed_bytes == plan.needed_bytes
         assert taken.peak_bytes > 0
+        # After all that takes any: the last sample is drawn by then.
+        assert isinstance(read_messages(straight)[-1], MemoryTaken)
         assert all(step.grad_norm > 0 and step.peak_bytes > 0 for step in said(straight, Step))
 
     def test_recomputing_activations_changes_no_bit(self, straight: RunDirectory, base: Path, tmp_path: Path) -> None:
@@ -425,6 +427,8 @@ class TestMemory:
         assert failure.value.reason is Reason.OUT_OF_MEMORY
         assert whole(directory)[0] == "step-000002"
         assert not directory.manifest.exists()
+        (taken,) = said(directory, MemoryTaken)
+        assert taken.peak_bytes > 0
 
 
 class TestFullDisk:

@@ -137,7 +137,7 @@ class CheckpointSaved(Message, frozen=True, tag="checkpoint"):
 
 
 class MemoryTaken(Message, frozen=True, tag="memory"):
-    """The most memory that training took, beside what the plan said it would need, in bytes."""
+    """The most memory that an attempt took, drawing included, beside what its plan said it would need, in bytes."""
 
     peak_bytes: int
     needed_bytes: int

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from maquette.core.basefolder import BrokenBase, base_sha256
-from maquette.core.progress import MemoryTaken, Phase, Started
+from maquette.core.progress import Phase, Started
 from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import SampleSpec, TrainingSettings
 from maquette.core.weights import LoraLayout
@@ -26,7 +26,7 @@ from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.export import export_kohya, export_lora, file_record, library_versions, lora_header
 from maquette.trainer.failures import StopRequested
 from maquette.trainer.keeping import Keeper
-from maquette.trainer.memory import PeakMeter, memory_errors, plan_run, recompute_activations
+from maquette.trainer.memory import PeakMeter, memory_errors, peak_told, plan_run, recompute_activations
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
@@ -55,10 +55,8 @@ def run(attempt: Attempt) -> None:
     def stop_if_asked() -> None:
         attempt.supervision.check(done)
 
-    with memory_errors(device):
-        plan = plan_run(attempt, load_spec(training.base.family).memory, device)
-        meter = PeakMeter(device)
-
+    plan = plan_run(attempt, load_spec(training.base.family).memory, device)
+    with memory_errors(device), peak_told(attempt, plan, device) as meter:
         reporter.phase(Phase.PREPARE)
         store = open_store(attempt, device)
         prepared = list(zip(training.pictures, prepare(attempt, store, stop_if_asked), strict=True))
@@ -106,7 +104,6 @@ def run(attempt: Attempt) -> None:
         )
         keeper.resume(state)
         train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch)
-        reporter.say(MemoryTaken(at=time.time(), peak_bytes=meter.bytes, needed_bytes=plan.needed))
 
         reporter.phase(Phase.SAMPLE)
         sample = draw_sample(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from maquette.core.lifecycle import Reason
-from maquette.core.progress import Planned
+from maquette.core.progress import MemoryTaken, Planned
 from maquette.core.weights import BrokenWeights
 from maquette.families.base import Part, Pipeline
 from maquette.families.memory import (
@@ -93,6 +93,16 @@ class PeakMeter:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(0, _resident("VmHWM") - self._before)
+
+
+@contextmanager
+def peak_told(attempt: Attempt, plan: MemoryPlan, device: torch.device) -> Generator[PeakMeter]:
+    """Measure what is taken from here on, and tell at the end, also of an attempt that fails."""
+    meter = PeakMeter(device)
+    try:
+        yield meter
+    finally:
+        attempt.reporter.say(MemoryTaken(at=time.time(), peak_bytes=meter.bytes, needed_bytes=plan.needed))
 
 
 def free_bytes(device: torch.device) -> int:
