@@ -32,7 +32,10 @@ class Message(Struct, frozen=True, tag_field="type", kw_only=True):
 
 
 class Started(Message, frozen=True, tag="started"):
-    """The trainer runs; `resumed_from` is the step of the checkpoint that it is going to continue, or None."""
+    """The trainer runs; `resumed_from` is the step of the newest checkpoint that it found, or None.
+
+    Which one it goes on from it says once it has loaded it, see `Resumed`.
+    """
 
     resumed_from: int | None
     versions: dict[str, str]
@@ -64,7 +67,8 @@ class Resumed(Message, frozen=True, tag="resumed"):
 
     Attributes:
         step: of the checkpoint.
-        verified: whether the two agree. If not, the checkpoint is dropped, and another one or none is resumed from.
+        verified: whether the two agree. If not, the checkpoint is dropped, and another one or none is resumed from;
+            but one that records no probe is resumed from all the same.
         recorded: the probe when the checkpoint was taken; None where an older trainer took it, which recorded none.
         computed: the probe now.
     """

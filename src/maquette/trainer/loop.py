@@ -155,8 +155,8 @@ def train(
         loss = accumulate_gradients(examples, objective, random, rows, weights, micro_batch)
         norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
 
-        # Told is the norm before clipping. This is the one time in a step that the device is waited for: what else is
-        # to be told of a step joins the stack.
+        # Told is the norm before clipping. Here the device is waited for, which need not be twice in a step: what else
+        # is to be told of it joins the stack. (Prodigy waits for its sums too.)
         step_loss, grad_norm = torch.stack([loss, norm]).tolist()
         if trouble := trouble_with_step(state.step + 1, step_loss, grad_norm):
             step_back(attempt, state, state.step + 1, trouble)
