@@ -17,13 +17,9 @@ from maquette.core.progress import Resumed, Started, Step
 from maquette.core.rundir import Manifest, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer
 from maquette.families.registry import FAMILIES
-from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
+from maquette.testing.runs import carry_out, change_spec, make_run, read_messages
 from maquette.testing.tiny_bases import TINY_BASES
-from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import PARTIAL
-from maquette.trainer.loop import run
-from maquette.trainer.reporter import Reporter
-from maquette.trainer.supervision import Supervision
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -103,8 +99,7 @@ def started(directory: RunDirectory) -> subprocess.Popen[bytes]:
 
 def ended(directory: RunDirectory) -> tuple[str, str, float | None]:
     """What a run that is left alone ends in: its LoRA, its picture, its loss."""
-    with Reporter(directory.events) as reporter:
-        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+    carry_out(directory)
     manifest = directory.read(directory.manifest, Manifest)
     assert manifest is not None
     return file_sha256(directory.root / manifest.weights.path), manifest.sample.sha256, manifest.final_loss

@@ -17,13 +17,9 @@ from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.families.sdxl.pipeline import SdxlPipeline
-from maquette.testing.runs import SIDE, change_spec, make_run, read_messages, read_spec
+from maquette.testing.runs import SIDE, carry_out, change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
-from maquette.trainer.attempt import Attempt
-from maquette.trainer.loop import run
-from maquette.trainer.reporter import Reporter
-from maquette.trainer.supervision import Supervision
 
 pytestmark = pytest.mark.torch
 
@@ -81,12 +77,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 def train(root: Path, base: Path, cache: Path | None = None, **settings: Any) -> RunDirectory:
     directory = make_run(root, base, **settings)
     change_spec(directory, cache_path=str(cache or ""))
-    return carry_out(directory)
-
-
-def carry_out(directory: RunDirectory) -> RunDirectory:
-    with Reporter(directory.events) as reporter:
-        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+    carry_out(directory)
     return directory
 
 
@@ -163,7 +154,8 @@ class TestBuckets:
         def trained(name: str) -> RunDirectory:
             directory = make_run(tmp_path / name, base, train_batch_size=3, max_train_steps=4)
             with_pictures(directory, (400, 400), (400, 200), (200, 400), (500, 240))
-            return carry_out(directory)
+            carry_out(directory)
+            return directory
 
         one = trained("one")
         monkeypatch.setattr(Sd15Pipeline, "predict", listening)

@@ -1,4 +1,4 @@
-"""Pictures' files: the one that a request starts from, and the drawn one."""
+"""Pictures as tensors and as files: what latents are made of, and what was drawn."""
 
 import io
 from pathlib import Path
@@ -25,8 +25,13 @@ def read_original(data: bytes, width: int, height: int) -> torch.Tensor:
     except UnreadablePicture as error:
         raise BadPicture(f"the picture to start from can't be read: {error.__cause__}") from error
     fitted = ImageOps.fit(rgb, (width, height), Image.Resampling.LANCZOS)
-    values = torch.from_numpy(np.array(fitted, dtype=np.float32))
-    return (values.permute(2, 0, 1) / 127.5 - 1)[None]
+    return to_pixels(fitted)[None]
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB picture as (3, height, width), float32 in [-1, 1]."""
+    values = torch.from_numpy(np.array(image, dtype=np.float32))
+    return values.permute(2, 0, 1) / 127.5 - 1
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

@@ -34,14 +34,10 @@ from maquette.families.lora_keys import LoraKeys, fused
 from maquette.families.memory import measure_sizes
 from maquette.families.registry import FAMILIES, layouts, load_spec
 from maquette.testing.factories import training_spec
-from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
+from maquette.testing.runs import carry_out, change_spec, make_run, read_messages
 from maquette.testing.tiny_bases import TINY_BASES, TinyBase
-from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.data import Example
-from maquette.trainer.loop import run
-from maquette.trainer.reporter import Reporter
-from maquette.trainer.supervision import Supervision
 from maquette.trainer.tensor_store import TensorStore
 from maquette.trainer.tensors import read_tensors, write_tensors
 
@@ -175,8 +171,7 @@ class Subject:
         """Carry out a run in this process; answer the LoRA's bytes."""
         deterministic = torch.are_deterministic_algorithms_enabled()
         try:
-            with Reporter(directory.events) as reporter:
-                run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+            carry_out(directory)
         finally:
             torch.use_deterministic_algorithms(deterministic)
         manifest = directory.read(directory.manifest, Manifest)

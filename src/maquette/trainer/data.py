@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -32,12 +31,6 @@ class Example:
     owner: str | None = None
     name: str = ""
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-def to_pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB picture as (3, height, width), float32 in [-1, 1]."""
-    values = torch.from_numpy(np.array(image, dtype=np.float32))
-    return values.permute(2, 0, 1) / 127.5 - 1
 
 
 class Shuffle:

@@ -2,13 +2,21 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from maquette.families.drawing import read_original
+from maquette.families.drawing import read_original, to_pixels
 
 pytestmark = pytest.mark.torch
+
+
+def test_pixels_span_minus_one_to_one() -> None:
+    pixels = to_pixels(Image.new("RGB", (3, 2), (0, 51, 255)))
+    assert pixels.shape == (3, 2, 3)
+    assert pixels.dtype == torch.float32
+    np.testing.assert_allclose(pixels[:, 0, 0], [-1, -0.6, 1], atol=1e-6)
 
 
 def test_sixteen_bits_of_grey_are_as_bright_as_eight() -> None:

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part
+from maquette.families.drawing import to_pixels
 from maquette.families.flux1.pipeline import Flux1Pipeline
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.testing.tiny_flux1 import build_tiny_flux1
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.captions import NOTHING
-from maquette.trainer.data import Example, to_pixels
+from maquette.trainer.data import Example
 from maquette.trainer.tensor_store import TensorStore
 
 pytestmark = pytest.mark.torch

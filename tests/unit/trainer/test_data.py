@@ -1,18 +1,9 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from maquette.trainer.data import Shuffle, to_pixels
+from maquette.trainer.data import Shuffle
 
 pytestmark = pytest.mark.torch
-
-
-def test_pixels_span_minus_one_to_one() -> None:
-    pixels = to_pixels(Image.new("RGB", (3, 2), (0, 51, 255)))
-    assert pixels.shape == (3, 2, 3)
-    assert pixels.dtype == torch.float32
-    np.testing.assert_allclose(pixels[:, 0, 0], [-1, -0.6, 1], atol=1e-6)
 
 
 def test_a_shuffle_takes_every_row_once_a_round() -> None:
