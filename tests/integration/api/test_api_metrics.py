@@ -111,6 +111,20 @@ async def test_what_a_resumed_run_measures_anew_takes_the_place_of_the_old(api: 
     assert curve["validation"] == [{"step": 2, "loss": 0.5}]
 
 
+async def test_a_run_that_steps_back_over_a_block_between_two_polls_ends_where_it_stands(
+    api: Api, database: Database
+) -> None:
+    attempt = await begin(database)
+    await hear(database, attempt, *(step(number, 1.0) for number in range(1, BLOCK_STEPS + 10)))
+    told = (BLOCK_STEPS + 10, BLOCK_STEPS + 11, BLOCK_STEPS - 50, BLOCK_STEPS - 49)
+    await hear(database, attempt, *(step(number, 0.5) for number in told))
+    url = f"/v3/training/{attempt.task_id}"
+    points = (await api.http.get(f"{url}/metrics")).json()["points"]
+    assert [point["step"] for point in points] == list(range(1, BLOCK_STEPS - 48))
+    assert losses(points)[-3:] == [1.0, 0.5, 0.5]
+    assert (await api.http.get(url)).json()["metrics"]["step"] == BLOCK_STEPS - 49
+
+
 @pytest.mark.parametrize("points", ["0", "-1", str(MAX_POINTS + 1), "1.5", "many"])
 async def test_other_numbers_of_points_are_refused(api: Api, points: str) -> None:
     response = await api.http.get(f"/v3/training/{await api.task()}/metrics", params={"points": points})

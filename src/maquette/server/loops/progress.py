@@ -35,11 +35,12 @@ async def record(conn: AsyncConnection, attempt: OpenAttempt, steps: Sequence[St
 
 
 async def _record_metrics(conn: AsyncConnection, attempt: OpenAttempt, steps: Sequence[Step]) -> None:
-    """Add steps to their blocks; what a lost attempt measured from the first of them on is cut off."""
+    """Add steps to their blocks. Where the last of them stands the run ends: what was measured beyond it, by a lost
+    attempt or before the run stepped back, maybe among these very steps, is cut off.
+    """
+    newest = steps[-1].step
     await conn.execute(
-        delete(metrics_blocks).where(
-            metrics_blocks.c.task_id == attempt.task_id, metrics_blocks.c.first_step > steps[0].step
-        )
+        delete(metrics_blocks).where(metrics_blocks.c.task_id == attempt.task_id, metrics_blocks.c.first_step > newest)
     )
     blocks: dict[int, MetricsBlock] = {}
     for step in steps:
@@ -48,7 +49,8 @@ async def _record_metrics(conn: AsyncConnection, attempt: OpenAttempt, steps: Se
             blocks[first] = await _load_block(conn, attempt.task_id, first)
         blocks[first].put(step)
     for block in blocks.values():
-        await _store_block(conn, attempt, block)
+        if block.first_step <= newest:
+            await _store_block(conn, attempt, block)
 
 
 async def _load_block(conn: AsyncConnection, task_id: str, first_step: int) -> MetricsBlock:
