@@ -324,8 +324,8 @@ NoiseOffset = Annotated[
         ge=0,
         le=1,
         title="Noise offset",
-        description="Deviation of what is added to the noise of a whole picture, so that it learns to become darker or"
-        " lighter; 0.05 is usual, 0 adds nothing. Bases of rectified flow have no use for it.",
+        description="Deviation of what is added to the noise of each whole channel, so that pictures learn to become"
+        " darker or lighter; 0.05 is usual, 0 adds nothing. Bases of rectified flow have no use for it.",
         extra={"published": OURS},
     ),
 ]

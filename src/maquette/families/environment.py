@@ -1,7 +1,10 @@
 """What tensor libraries find around them: settings that they read when they are imported, and devices. Torch-free."""
 
 import os
+from importlib.metadata import version
 
+LIBRARIES = ("maquette", "torch", "diffusers", "transformers")
+"""What decides the bytes of a LoRA, and how a picture comes out."""
 ENVIRONMENT = {
     # Everything is local; a library that would ask a hub should say so instead of waiting for a network.
     "HF_HUB_OFFLINE": "1",
@@ -16,6 +19,11 @@ ENVIRONMENT = {
 
 class UnknownDevice(Exception):
     """There is no such device here; the message says what torch says of it."""
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what trains and draws."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def prepare_environment() -> None:

@@ -6,7 +6,6 @@ for sure that it is as before says so (`Refused.clean`) and ends.
 
 import logging
 import socket
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -34,15 +33,13 @@ from maquette.families.base import (
     UnmatchedLora,
     Unsupported,
 )
+from maquette.families.environment import library_versions
 from maquette.inference.channel import Channel, HungUp
 from maquette.inference.device import device_kind, usable_device
 from maquette.inference.pictures import decoded, difference, encoded
 from maquette.inference.residents import Resident, Residents
 
 log = logging.getLogger(__name__)
-
-LIBRARIES = ("maquette", "torch", "diffusers", "transformers")
-"""What decides how a picture comes out."""
 
 REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
     (UnmatchedLora, Refusal.UNMATCHED_LORA),
@@ -145,8 +142,7 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
-        versions = {name: version(name) for name in LIBRARIES}
-        channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=versions))
+        channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=library_versions()))
         while True:
             message = channel.receive()
             answer = worker.answer(message, _telling(channel, message.number))

@@ -1,7 +1,6 @@
 """The LoRA file: written, re-opened, verified."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -13,13 +12,12 @@ from maquette.core.lifecycle import Reason
 from maquette.core.rundir import FileRecord
 from maquette.core.specs import BaseRef, Preparation, SampleSpec, TaskType, TrainingSettings, TrainingSpec
 from maquette.families.base import Adapters
+from maquette.families.environment import library_versions
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.tensors import read_tensors, write_tensors
 
 PROVENANCE = "maquette"
 """Header entry of a LoRA file that holds its `Provenance`."""
-
-LIBRARIES = ("maquette", "torch", "diffusers", "transformers", "peft")
 
 
 class LearnedFrom(Struct, frozen=True):
@@ -39,11 +37,6 @@ class Provenance(Struct, frozen=True, kw_only=True):
     pictures: tuple[LearnedFrom, ...]
     sample: SampleSpec
     versions: dict[str, str]
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what trains."""
-    return {name: version(name) for name in LIBRARIES}
 
 
 def provenance(spec: TrainingSpec) -> Provenance:

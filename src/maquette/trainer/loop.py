@@ -15,6 +15,7 @@ from maquette.core.specs import SampleSpec, TrainingSettings
 from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Heard, Objective, Part, Pipeline, load_family
 from maquette.families.drawing import write_png
+from maquette.families.environment import library_versions
 from maquette.families.precision import working
 from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint
@@ -23,7 +24,7 @@ from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
 from maquette.trainer.evaluation import Evaluation
-from maquette.trainer.export import export_kohya, export_lora, file_record, library_versions, lora_header
+from maquette.trainer.export import export_kohya, export_lora, file_record, lora_header
 from maquette.trainer.failures import StopRequested
 from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter, memory_errors, peak_told, plan_run, recompute_activations

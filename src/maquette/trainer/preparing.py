@@ -14,6 +14,7 @@ from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import Picture, TrainingSpec
 from maquette.families.base import Frame, Pipeline
+from maquette.families.environment import library_versions
 from maquette.families.precision import resting
 from maquette.families.registry import load_spec
 from maquette.pictures.faces import load_detector
@@ -23,7 +24,6 @@ from maquette.pictures.restoring import load_restorer
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.captions import wordings
 from maquette.trainer.data import Example
-from maquette.trainer.export import library_versions
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.tensor_store import TensorStore
 
