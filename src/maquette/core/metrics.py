@@ -89,7 +89,7 @@ class ValidationPoint(Struct, frozen=True):
 
 
 class Curve(Struct, frozen=True, kw_only=True):
-    """How a run goes, oldest first; `validation` is empty where no picture is held out."""
+    """How a run goes, oldest first, each of both thinned; `validation` is empty where no picture is held out."""
 
     points: list[MetricsPoint]
     validation: list[ValidationPoint]
@@ -130,6 +130,14 @@ def last_told(validation: Sequence[ValidationPoint]) -> list[ValidationPoint]:
             held.pop()
         held.append(told)
     return held
+
+
+def thinned_validation(held: Sequence[ValidationPoint], points: int) -> list[ValidationPoint]:
+    """At most so many of a run's losses on held out pictures, every so-manieth as it was measured; the last is the
+    newest. They are at the same timesteps and noise every time, so that no mean is needed to compare them.
+    """
+    stride = max(1, -(-len(held) // points))
+    return list(held[(len(held) - 1) % stride :: stride])
 
 
 def _joined(blocks: Iterable[MetricsBlock]) -> MetricsBlock:

@@ -102,6 +102,14 @@ async def test_a_long_run_is_thinned_over_its_blocks(api: Api, database: Databas
     assert (whole["step"], whole["loss"]) == (steps, (steps + 1) / 2)
 
 
+async def test_validation_is_thinned_as_the_steps_are(api: Api, database: Database) -> None:
+    attempt = await begin(database)
+    await hear(database, attempt, *(Validated(at=1.0, step=step, loss=0.5) for step in range(8)))
+    url = f"/v3/training/{attempt.task_id}/metrics"
+    validation = (await api.http.get(url, params={"points": 3})).json()["validation"]
+    assert [point["step"] for point in validation] == [1, 4, 7]
+
+
 async def test_what_a_resumed_run_measures_anew_takes_the_place_of_the_old(api: Api, database: Database) -> None:
     attempt = await begin(database)
     await hear(database, attempt, *(step(number, 1.0) for number in (1, 2, 3)), Validated(at=1.0, step=3, loss=1.0))

@@ -13,6 +13,7 @@ from maquette.core.metrics import (
     last_told,
     standing,
     thinned,
+    thinned_validation,
 )
 from maquette.core.progress import Step
 
@@ -111,3 +112,20 @@ def test_validation_that_was_measured_anew_gives_way() -> None:
     told = [ValidationPoint(step, loss) for step, loss in ((0, 4.0), (5, 3.0), (10, 9.0), (5, 3.5), (10, 2.0))]
     assert [(point.step, point.loss) for point in last_told(told)] == [(0, 4.0), (5, 3.5), (10, 2.0)]
     assert last_told([]) == []
+
+
+@given(st.integers(0, 300), st.integers(1, 500))
+def test_validation_is_thinned_at_even_distances_and_ends_with_the_newest(measured: int, points: int) -> None:
+    held = [ValidationPoint(step, 1.0) for step in range(1, measured + 1)]
+    found = [point.step for point in thinned_validation(held, points)]
+    assert len(found) <= points
+    assert found[-1:] == [point.step for point in held[-1:]]
+    assert len({end - begin for begin, end in pairwise(found)}) <= 1
+    assert len(found) == measured or len(found) > points / 2
+
+
+def test_validation_that_is_few_is_told_whole() -> None:
+    held = [ValidationPoint(0, 4.0), ValidationPoint(5, 3.0)]
+    assert thinned_validation(held, 2) == held
+    assert thinned_validation(held, 1) == held[1:]
+    assert thinned_validation([], 1) == []

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from maquette.core.errors import ErrorReason, MaquetteError, TaskNotFound
 from maquette.core.ids import is_task_id
 from maquette.core.lifecycle import TASK, Reason, TaskStatus
-from maquette.core.metrics import Curve, last_told, standing, thinned
+from maquette.core.metrics import Curve, last_told, standing, thinned, thinned_validation
 from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_SAMPLE, LORA_FILES
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
@@ -183,15 +183,15 @@ async def events(conn: AsyncConnection, tenant_id: str, task_id: str, *, after: 
 
 
 async def metrics(conn: AsyncConnection, tenant_id: str, task_id: str, *, points: int) -> Curve:
-    """How a task's training goes, in at most so many points.
+    """How a task's training goes, in at most so many points, and as many of validation.
 
     Raises:
         TaskNotFound: see `find`.
     """
     await find(conn, tenant_id, task_id)
     blocks = await repository.list_metrics(conn, tenant_id, task_id)
-    validation = await repository.list_validation(conn, tenant_id, task_id)
-    return Curve(points=thinned(blocks, points), validation=last_told(validation))
+    validation = last_told(await repository.list_validation(conn, tenant_id, task_id))
+    return Curve(points=thinned(blocks, points), validation=thinned_validation(validation, points))
 
 
 async def weights(conn: AsyncConnection, tenant_id: str, task_id: str, layout: LoraLayout) -> tuple[str, str]:
