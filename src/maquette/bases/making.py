@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from maquette.core.basefolder import BrokenBase
@@ -22,17 +22,18 @@ OLD = ".old"
 def making(place: Path) -> Generator[Path]:
     """The folder in which what shall lie at `place` is made, for one at a time.
 
+    What lay at `place` is put back first, where a command was killed between taking it away and giving another there.
+
     Raises:
         BrokenBase: another process makes it.
     """
     part = place.with_name(place.name + PART)
-    part.mkdir(parents=True, exist_ok=True)
-    lock = os.open(part, os.O_RDONLY)
+    while (lock := _locked(part)) is None:
+        pass
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BrokenBase(f"{part} is being filled by another command; wait until that has ended") from None
+        old = _old(place)
+        if old.exists() and not place.exists():
+            old.rename(place)
         yield part
     finally:
         os.close(lock)
@@ -51,7 +52,7 @@ def tidy(part: Path, names: Collection[str]) -> None:
 
 def put_in_place(part: Path, place: Path) -> None:
     """Give a made folder its place, and throw away what lay there; whoever has its files open keeps them."""
-    old = place.with_name(place.name + OLD)
+    old = _old(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
@@ -80,3 +81,26 @@ def bring(source: Path, path: Path) -> None:
             raise BrokenBase(
                 f"{path} is not what {source} is, of which it is a copy; the disk may be failing"
             ) from None
+
+
+def _locked(part: Path) -> int | None:
+    """Lock the folder that lies there; None where another command has just given it its place."""
+    part.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as unless_kept:
+        try:
+            lock = os.open(part, os.O_RDONLY)
+            unless_kept.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock), part.stat()):
+                return None
+        except BlockingIOError:
+            raise BrokenBase(f"{part} is being filled by another command; wait until that has ended") from None
+        except FileNotFoundError:
+            return None
+        unless_kept.pop_all()
+        return lock
+
+
+def _old(place: Path) -> Path:
+    """Where what lay there is while another takes its place."""
+    return place.with_name(place.name + OLD)

@@ -173,8 +173,11 @@ class Maker:
                     self._names.add(f"{component}/{usual}")
 
     def _copy(self, root: Path, name: str) -> None:
-        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, self._folder / name)
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # An earlier try may have left another name there for the bytes of a base in use.
+        path.unlink(missing_ok=True)
+        shutil.copyfile(root / name, path)
         self._names.add(name)
 
     def _fetch_index(self, listing: Listing) -> str:

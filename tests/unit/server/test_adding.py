@@ -17,6 +17,7 @@ from maquette.bases.hub import Hub
 from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.errors import InvalidRequest
 from maquette.core.files import file_sha256
+from maquette.server.bases import adding
 from maquette.server.bases.adding import Added, add
 from maquette.server.bases.repository import Base
 from maquette.testing.hub import HubServer, files_of, hub_server
@@ -26,6 +27,8 @@ REPOSITORY = "studio/base"
 PUBLISHED = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """Where the configurations of Stable Diffusion 1.x are published."""
 CHECKPOINT = "a.safetensors"
+
+WEIGHTS_OF_VAE = f"vae/{WEIGHTS['vae']}"
 
 Add = Callable[..., Added]
 
@@ -351,6 +354,31 @@ class TestHub:
         assert [path.name for path in folder.iterdir()] == ["mine"]
         assert "left.safetensors" not in names_in(folder / "mine")
 
+    @pytest.mark.parametrize("own", [False, True])
+    def test_a_base_in_use_is_not_written_to_through_what_was_linked_to_it(
+        self, add_it: Add, server: HubServer, folder: Path, tmp_path: Path, own: bool
+    ) -> None:
+        """What is the same is another name for the same bytes in the next try, which breaks off here."""
+        before = add_it(REPOSITORY).base
+        place = folder / "mine"
+        server.repositories[REPOSITORY] = dict(server.repositories[REPOSITORY]) | {WEIGHTS_OF_VAE: b"changed"}
+        server.altered[WEIGHTS_OF_VAE] = b"damaged"
+        with pytest.raises(BrokenBase, match="arrived damaged"):
+            add_it(REPOSITORY)
+        name = "tokenizer/tokenizer_config.json"
+        assert (folder / "mine.part" / name).samefile(place / name)
+        other = paper_base(tmp_path / "other")
+        (other / name).write_text('{"model_max_length": 7}')
+        read: list[str] = []
+
+        def look(_part: Path, _place: Path) -> None:
+            read.append(base_sha256(place))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(adding, "put_in_place", look)
+            add_it(paper_checkpoint(tmp_path / CHECKPOINT), configs=str(place if own else other))
+        assert read == [before.sha256]
+
     def test_a_checkpoints_file_takes_its_own_repositorys_configurations(
         self, add_it: Add, server: HubServer, folder: Path, repository: Path
     ) -> None:
@@ -433,6 +461,41 @@ class TestHub:
         ):
             add_it(REPOSITORY)
         assert add_it(REPOSITORY).base.name == "mine"
+
+    def test_a_base_that_was_taken_away_for_another_is_put_back(
+        self, add_it: Add, server: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = add_it(REPOSITORY).base
+        rename = Path.rename
+
+        def break_off(path: Path, target: Path) -> Path:
+            if path.name == "mine.part":
+                raise KeyboardInterrupt
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            add_it(REPOSITORY)
+        assert sorted(path.name for path in folder.iterdir()) == ["mine.old", "mine.part"]
+        with making.making(folder / "mine"):
+            assert base_sha256(folder / "mine") == before.sha256
+
+    def test_what_got_its_place_while_another_waited_is_not_filled_again(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, part = folder / "mine", folder / "mine.part"
+        flock = making.fcntl.flock
+
+        def late(lock: int, how: int) -> None:
+            if not place.exists():
+                making.put_in_place(part, place)
+            flock(lock, how)
+
+        monkeypatch.setattr(making.fcntl, "flock", late)
+        with making.making(place) as made:
+            assert (made, made.is_dir()) == (part, True)
+            with pytest.raises(BrokenBase, match="is being filled by another"), making.making(place):
+                pass
 
     @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "x.part", "x.old", "-x", "a\nb"])
     def test_a_name_that_is_no_folders_is_refused(self, add_it: Add, server: HubServer, name: str) -> None:
