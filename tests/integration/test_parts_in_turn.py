@@ -1,6 +1,8 @@
 """Where a device has not the room for a whole base, a run has on it what is at work and nothing else."""
 
+import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,18 @@ import torch
 from msgspec.structs import replace
 
 from maquette.core.files import file_sha256
+from maquette.core.lifecycle import Reason
+from maquette.core.progress import Note, Step
 from maquette.core.rundir import RunDirectory
+from maquette.families.autoencoder import Autoencoder
 from maquette.families.base import Part, Pipeline
 from maquette.families.memory import MemoryPlan
 from maquette.families.registry import FAMILIES
-from maquette.testing.runs import change_spec, make_run, read_spec
+from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_bases import TINY_BASES
 from maquette.trainer import loop
 from maquette.trainer.attempt import Attempt
+from maquette.trainer.failures import RunFailed
 from maquette.trainer.memory import plan_run
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.residency import Residency
@@ -40,6 +46,7 @@ class Watched(Residency):
         Watched.made = self
 
     def bring(self, *parts: Part) -> None:
+        assert sys.exception() is None, "what a failed drawing held is still in memory"
         super().bring(*parts)
         self.brought.append(parts)
 
@@ -75,3 +82,45 @@ def test_no_two_parts_are_ever_there_at_once_and_the_bytes_are_the_same(
     brought = Watched.made.brought[1:]
     assert {len(parts) for parts in brought} == {1}
     assert brought[-3:] == [(Part.TEXT_ENCODERS,), (Part.DENOISER,), (Part.AUTOENCODER,)]
+
+
+class TestAfterASampleThatCanNotBeDrawn:
+    @pytest.fixture
+    def directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+        """A run whose first sample runs out of memory at its end, where the autoencoder is there for it."""
+        directory = make_run(
+            tmp_path / "run", TINY_BASES.load("sd15").build(tmp_path / "base"), checkpoint_every=1, max_train_steps=2
+        )
+        training = read_spec(directory).training
+        change_spec(directory, training=replace(training, checkpoint_samples=(training.sample,)))
+        decode, calls = Autoencoder.decode, count()
+
+        def running_out(*asked: Any) -> Any:
+            if next(calls) == 0:
+                raise torch.OutOfMemoryError
+            return decode(*asked)
+
+        monkeypatch.setattr(Autoencoder, "decode", running_out)
+        monkeypatch.setattr(loop, "plan_run", in_turn)
+        monkeypatch.setattr(loop, "Residency", Watched)
+        return directory
+
+    def test_training_has_its_parts_again(self, directory: RunDirectory) -> None:
+        run_here(directory)
+        messages = read_messages(directory)
+        (note,) = (message for message in messages if isinstance(message, Note))
+        assert note.text.startswith("no sample was drawn after step 1: ")
+        assert [message.step for message in messages if isinstance(message, Step)] == [1, 2]
+
+    def test_a_run_that_does_not_get_them_ends(self, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        bring = Watched.bring
+
+        def refusing(self: Watched, *parts: Part) -> None:
+            if self.brought[-1] == (Part.AUTOENCODER,) and parts == (Part.DENOISER,):
+                raise torch.OutOfMemoryError
+            bring(self, *parts)
+
+        monkeypatch.setattr(Watched, "bring", refusing)
+        with pytest.raises(RunFailed, match="ran out of memory") as failure:
+            run_here(directory)
+        assert failure.value.reason is Reason.OUT_OF_MEMORY

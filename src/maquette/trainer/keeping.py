@@ -33,12 +33,14 @@ class Keeper:
     Attributes:
         header: of the LoRA's file.
         draw: draws a sample with the LoRA as it stands; calls after each denoising step, which may end it.
+        make_ready: has on the device what training needs, which drawing may have put aside.
     """
 
     attempt: Attempt
     evaluation: Evaluation
     header: Mapping[str, str]
     draw: Callable[[SampleSpec, Heard], Image.Image]
+    make_ready: Callable[[], None]
 
     def keep_beginning(self, state: TrainingState) -> None:
         """Keep the state before the first step, so that what diverges at once has somewhere to go back to.
@@ -123,6 +125,9 @@ class Keeper:
                 if picture is None:
                     break
                 samples.append(picture)
+        # Not while a failed drawing's error is under way, which holds the memory that is wanted here. And no error of
+        # this is a picture's: without its parts, training can't go on.
+        self.make_ready()
         checkpoint.add_samples(self.attempt.directory, state.step, samples)
 
     def _drawn(self, sample: SampleSpec, step: int) -> Image.Image | None:

@@ -11,9 +11,9 @@ from PIL import Image
 from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.core.progress import Phase, Started
 from maquette.core.rundir import LORA_FILES, Manifest
-from maquette.core.specs import SampleSpec, TrainingSettings
+from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout
-from maquette.families.base import Adapters, Heard, Objective, Part, Pipeline, load_family
+from maquette.families.base import Adapters, Objective, Part, load_family
 from maquette.families.drawing import write_png
 from maquette.families.environment import library_versions
 from maquette.families.precision import working
@@ -95,21 +95,21 @@ def run(attempt: Attempt) -> None:
         if plan.gradient_checkpointing:
             recompute_activations(pipeline)
         state = fresh_state(adapters, settings, randomness)
+        draw = partial(draw_sample, pipeline, bring=residency.bring)
         # Keeping a state is a checkpoint with its probe, the loss on what is held out, and samples where asked for.
         measured = range(len(instances) + len(classes), len(examples.examples))
         keeper = Keeper(
             attempt,
             Evaluation(examples, objective, measured, settings.seed, device),
             lora_header(adapters, training),
-            partial(_draw, pipeline, residency, trained_parts),
+            draw,
+            partial(residency.bring, *trained_parts),
         )
         keeper.resume(state)
         train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch)
 
         reporter.phase(Phase.SAMPLE)
-        sample = draw_sample(
-            pipeline, training.sample, lambda *_: attempt.supervision.check(state.step), residency.bring
-        )
+        sample = draw(training.sample, lambda *_: attempt.supervision.check(state.step))
 
         reporter.phase(Phase.EXPORT)
         finish(attempt, state, adapters, sample)
@@ -246,16 +246,6 @@ def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Rand
     parameters = adapters.parameters()
     optimizer = build_optimizer(parameters.values(), settings)
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
-
-
-def _draw(
-    pipeline: Pipeline, residency: Residency, trained_parts: tuple[Part, ...], sample: SampleSpec, heard: Heard
-) -> Image.Image:
-    """A picture between two steps, when nothing of a step is in memory; then the device is as training needs it."""
-    try:
-        return draw_sample(pipeline, sample, heard, residency.bring)
-    finally:
-        residency.bring(*trained_parts)
 
 
 def _check_base(attempt: Attempt) -> None:

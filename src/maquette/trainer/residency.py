@@ -21,15 +21,22 @@ class Residency:
         """
         self._pipeline = pipeline
         self._device = device
-        self._there: Set[Part] = frozenset()
+        # None while parts are being moved, and after a move that failed: any part may be there, or half of it.
+        self._there: Set[Part] | None = frozenset()
         self._together = together
 
     def bring(self, *parts: Part) -> None:
-        """Have these parts on the device and, unless all stay together, no others. Costs nothing where they are."""
-        if self._together or self._there == set(parts):
+        """Have these parts on the device and, unless all stay together, no others. Costs nothing where they are.
+
+        Where it raises (the device's memory may not suffice), another call sets right whatever it left half moved.
+        """
+        wanted = frozenset(parts)
+        if self._together or self._there == wanted:
             return
         modules = self._pipeline.modules
-        for part in self._there - set(parts):
+        leaving = (frozenset(Part) if self._there is None else self._there) - wanted
+        self._there = None
+        for part in leaving:
             for module in modules[part]:
                 module.to("cpu")
         if self._device.type == "cuda":
@@ -38,4 +45,4 @@ class Residency:
         for part in parts:
             for module in modules[part]:
                 module.to(self._device)
-        self._there = frozenset(parts)
+        self._there = wanted

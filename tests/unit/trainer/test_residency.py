@@ -18,8 +18,12 @@ class Moved(torch.nn.Linear):
         super().__init__(3, 2)
         self.place = "cpu"
         self.moves = 0
+        self.fails = False
 
     def to(self, place: object) -> "Moved":  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.fails:
+            self.place = "half moved"
+            raise torch.OutOfMemoryError
         self.place = str(place)
         self.moves += 1
         return self
@@ -35,6 +39,9 @@ class Parts:
 
     def there(self) -> set[Part]:
         return {part for part, modules in self.modules.items() if all(one.place == "cuda:0" for one in modules)}
+
+    def places(self) -> dict[Part, set[str]]:
+        return {part: {one.place for one in modules} for part, modules in self.modules.items()}
 
     def moves(self) -> int:
         return sum(one.moves for modules in self.modules.values() for one in modules)
@@ -62,6 +69,22 @@ class TestApart:
         before = parts.moves()
         residency.bring(Part.AUTOENCODER)
         assert parts.moves() == before
+
+    @pytest.mark.parametrize("next_there", [(Part.DENOISER,), (Part.AUTOENCODER,), (Part.TEXT_ENCODERS,), tuple(Part)])
+    @pytest.mark.parametrize("failing", list(Part))
+    def test_a_move_that_failed_is_made_good_by_the_next(
+        self, parts: Parts, failing: Part, next_there: tuple[Part, ...]
+    ) -> None:
+        """Whether it was on its way to the device, or from it."""
+        residency = apart(parts)
+        residency.bring(Part.DENOISER)
+        failing_module = parts.modules[failing][-1]
+        failing_module.fails = True
+        with pytest.raises(torch.OutOfMemoryError):
+            residency.bring(Part.AUTOENCODER, Part.TEXT_ENCODERS)
+        failing_module.fails = False
+        residency.bring(*next_there)
+        assert parts.places() == {part: {"cuda:0" if part in next_there else "cpu"} for part in Part}
 
 
 def test_together_nothing_is_ever_moved(parts: Parts) -> None:
