@@ -105,12 +105,15 @@ class Hub:
         environment: names the address (`HF_ENDPOINT`) and the token to show there (`HF_TOKEN`), where set. Proxies are
             those of the process.
         waits: seconds before each further try of a download that gets nowhere.
+
+    Raises:
+        Unobtainable: the token can't be one.
     """
 
     def __init__(self, environment: Mapping[str, str], waits: Sequence[float] = WAITS) -> None:
         self.address = (environment.get(ENDPOINT) or PUBLIC_HUB).rstrip("/")
         self._waits = waits
-        token = environment.get(TOKEN)
+        token = _token(environment)
         self._http = httpx.Client(
             # Bytes as they are: their number says where to go on.
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
@@ -129,7 +132,7 @@ class Hub:
             answer = self._http.get(
                 f"{self.address}/api/models/{repository}/revision/{revision}", params={"blobs": "true"}
             )
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from error
         if not answer.is_success:
             raise self._refusal(answer, place)
@@ -173,7 +176,9 @@ class Hub:
         while (there := path.stat().st_size) < file.size:
             try:
                 return self._append(listing, file, path, report)
-            except (httpx.TransportError, _Busy) as error:
+            except httpx.TooManyRedirects as error:
+                raise self._unreachable(error) from error
+            except (httpx.RequestError, _Busy) as error:
                 problem = error
             failures = 0 if path.stat().st_size > there else failures + 1
             if failures > len(self._waits):
@@ -235,6 +240,14 @@ class Hub:
             case _, status:
                 problem = f"{self.address} answers {status} to what is asked of {place.repository}; try again later"
         return Unobtainable(problem)
+
+
+def _token(environment: Mapping[str, str]) -> str:
+    """The token to show, empty for none. One that HTTP can't send is not told, as the error of sending it would."""
+    token = environment.get(TOKEN, "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise Unobtainable(f"{TOKEN} has characters in it that no token has; set it to the token alone, or unset it")
+    return token
 
 
 class _Busy(Exception):

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import httpx
@@ -240,6 +240,50 @@ def test_what_is_no_hub_is_told(hub: Hub, body: bytes) -> None:
     hub._http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body)))
     with pytest.raises(Unobtainable, match=r"does not answer as a model hub does .*; check HF_ENDPOINT"):
         listing_of(hub)
+
+
+def answering(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
+    return httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True)
+
+
+def in_circles(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(302, headers={"Location": str(request.url)})
+
+
+def garbled(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"not gzip"))
+
+
+@pytest.mark.parametrize("answer", [in_circles, garbled])
+def test_an_answer_that_cannot_be_followed_or_read_is_told(
+    hub: Hub, answer: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    hub._http = answering(answer)
+    with pytest.raises(Unobtainable, match=r"can't be reached \(.*name it in HF_ENDPOINT"):
+        listing_of(hub)
+
+
+def test_a_file_that_is_sent_for_in_circles_is_not_asked_for_again(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(server.environment, waits=(600.0,))
+    listing = listing_of(hub)
+    hub.close()
+    hub._http = answering(in_circles)
+    with pytest.raises(Unobtainable, match=r"can't be reached \(.*redirects"):
+        hub.fetch(listing, listing.files["README.md"], tmp_path / "w", lambda _: None)
+
+
+def test_a_token_is_shown_without_the_line_end_behind_it(server: HubServer, tmp_path: Path) -> None:
+    server.gated.add(REPOSITORY)
+    hub = Hub(server.environment | {"HF_TOKEN": f"{server.token}\n"})
+    fetch(hub, tmp_path / "w")
+    hub.close()
+
+
+@pytest.mark.parametrize("token", ["hf_one\nhf_two", "hf_öne"])
+def test_a_token_that_cannot_be_sent_is_refused_untold(token: str) -> None:
+    with pytest.raises(Unobtainable, match="set it to the token alone") as refused:
+        Hub({"HF_TOKEN": token})
+    assert "hf_" not in str(refused.value)
 
 
 @pytest.mark.parametrize("path", ["../up", "/etc/passwd", "a/../../b"])
