@@ -149,10 +149,14 @@ def _adding(terms: Sequence[_Term]) -> Callable[[Any, Any, Any], torch.Tensor]:
 
 
 def _added(layer: Layer, term: _Term, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """The output and the LoRA's. Scaling is left to what is small, a product's factor or the up matrix."""
+    """The output and the LoRA's.
+
+    What is scaled is what the layer's numbers have already: a matrix that trains is rounded to them only as it is
+    multiplied, and scaled before that it would say something else than the one that is read from the file.
+    """
     if isinstance(layer, Linear):
         hidden = linear(x, term.down)
         sums = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), term.up.t(), alpha=term.scale)
         return sums.view_as(output)
     hidden = conv2d(x, term.down, stride=layer.stride, padding=layer.padding)
-    return output + conv2d(hidden, term.up * term.scale)
+    return output + conv2d(hidden * term.scale, term.up)

@@ -6,7 +6,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import Conv2d, Linear, Sequential, SiLU
 from torch.testing import assert_close
 
-from maquette.families.lora import ActiveLoras, TrainedLayer, named_layers, untrained
+from maquette.families.lora import ActiveLoras, LoadedLora, TrainedLayer, named_layers, untrained
 
 pytestmark = pytest.mark.torch
 
@@ -54,6 +54,22 @@ def test_it_says_what_peft_says_and_has_its_gradients() -> None:
         assert matrix.grad is not None
         assert matrix.grad.abs().max() > 0
         assert_close(matrix.grad, their.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_as_it_trains_it_says_to_the_bit_what_its_file_will(dtype: torch.dtype) -> None:
+    """Also where the layers' numbers are rounder than its own."""
+    layers, loras = model().to(dtype), trained(model())
+    active = ActiveLoras(named_layers(layers))
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+        plain = layers(X)
+        active.train(loras)
+        said = layers(X)
+        active.set([(LoadedLora("lora.safetensors", loras), 1.0)])
+        read = layers(X)
+    assert said.dtype == dtype
+    assert torch.equal(read, said)
+    assert not torch.equal(read, plain)
 
 
 def test_an_untrained_one_changes_nothing_and_learns() -> None:
