@@ -1,13 +1,12 @@
 """Fetching files of a repository into a folder, in the order of their list and with one account of all bytes."""
 
 import errno
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from maquette.bases.hub import Hub, Listing, Unobtainable
-from maquette.bases.making import bring
+from maquette.bases.making import bring, free_space, no_space
 from maquette.bases.selection import Wanted
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -72,12 +71,8 @@ class Download:
         return unfinished.stat().st_size if unfinished.exists() else 0
 
     def _check_space(self, lacking: int) -> None:
-        if lacking > shutil.disk_usage(self._folder).free:
+        if lacking > free_space(self._folder):
             raise self._no_space(lacking)
 
     def _no_space(self, lacking: int) -> Unobtainable:
-        free = shutil.disk_usage(self._folder).free
-        return Unobtainable(
-            f"no space for {self.listing.repository}: {lacking:,} bytes are needed in {self._folder}, {free:,} are"
-            " free; make room, or give another --data-dir, and run the same command again"
-        )
+        return Unobtainable(no_space(self._folder, lacking, self.listing.repository))

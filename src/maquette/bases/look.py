@@ -18,11 +18,12 @@ EXPECTED = {
     BaseKind.VAE: f"a VAE, which is the folder of an {AUTOENCODER} in diffusers layout",
     BaseKind.EMBEDDING: f"an embedding, which is a {SAFETENSORS} file",
 }
+IN_ONE_FILE = "a checkpoint in one file"
 MARKS = {
     ".lora_": "a LoRA's file",
     "lora_unet_": "a LoRA's file",
-    "model.diffusion_model.": "a checkpoint in one file; add it with --kind checkpoint",
-    "double_blocks.": "a checkpoint in one file; add it with --kind checkpoint",
+    "model.diffusion_model.": IN_ONE_FILE,
+    "double_blocks.": IN_ONE_FILE,
     "first_stage_model.": "a VAE's file, which diffusers can convert to a folder",
     "decoder.mid": "a VAE's file, which diffusers can convert to a folder",
     "text_model.": "a text encoder's file",
@@ -32,10 +33,17 @@ MARKS = {
 
 
 class Look(Struct, frozen=True):
-    """What a path seems to be: in words, and the kind to add it as, None where it can't be added as it is."""
+    """What a path seems to be.
+
+    Attributes:
+        words: for people.
+        kind: to add it as; None where it can't be added as it is.
+        checkpoint: name of the one file that can be added as a checkpoint, if it is named itself and not its folder.
+    """
 
     words: str
     kind: BaseKind | None = None
+    checkpoint: str | None = None
 
 
 def expect(path: Path, kind: BaseKind) -> None:
@@ -48,8 +56,7 @@ def expect(path: Path, kind: BaseKind) -> None:
     wanted = BaseKind.CHECKPOINT if kind is BaseKind.REFINER else kind
     if found.kind is wanted:
         return
-    fix = f"; add it with --kind {found.kind}" if found.kind else ""
-    raise BrokenBase(f"{path}: expected {EXPECTED[kind]}, found {found.words}{fix}")
+    raise BrokenBase(f"{path}: expected {EXPECTED[kind]}, found {found.words}{_fix(found)}")
 
 
 def look(path: Path) -> Look:
@@ -65,6 +72,12 @@ def look(path: Path) -> Look:
     if path.suffix != SAFETENSORS:
         return Look(f"a file that does not end in {SAFETENSORS}; pickled weights must be converted")
     return _look_at_file(path)
+
+
+def _fix(found: Look) -> str:
+    if found.checkpoint:
+        return f"; add the file itself, {found.checkpoint}, with --kind {BaseKind.CHECKPOINT}"
+    return f"; add it with --kind {found.kind}" if found.kind else ""
 
 
 def _look_at_folder(path: Path) -> Look:
@@ -91,5 +104,5 @@ def _look_at_file(path: Path) -> Look:
         raise BrokenBase(str(error)) from error
     for mark, words in MARKS.items():
         if any(mark in name for name in names):
-            return Look(words)
+            return Look(words, checkpoint=path.name if words == IN_ONE_FILE else None)
     return Look("an embedding's file", BaseKind.EMBEDDING)

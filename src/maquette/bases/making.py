@@ -4,6 +4,7 @@ It lies beside its place, under the same name with `.part` behind it. What has b
 breaks off, so that the next one goes on from there.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -64,23 +65,58 @@ def put_in_place(part: Path, place: Path) -> None:
 def bring(source: Path, path: Path) -> None:
     """Put a file of this machine at `path`: as another name for the same bytes, or copied where that can't be.
 
+    What is the same already stays: an earlier try may have copied it.
+
     Raises:
-        BrokenBase: the copy is not what the source is.
+        BrokenBase: the copy is not what the source is, or there is no space for it.
         OSError: it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
     source = source.resolve()
+    if _same(source, path):
+        return
+    path.unlink(missing_ok=True)
     try:
         path.hardlink_to(source)
     except OSError:
         # Another file system, or one without hard links.
+        _copy(source, path)
+
+
+def no_space(folder: Path, lacking: int, what: str) -> str:
+    """Says that what shall lie in a folder lacks so many bytes, and the fix."""
+    return (
+        f"no space for {what}: {lacking:,} bytes are needed in {folder}, {free_space(folder):,} are free; make room,"
+        " or give another --data-dir, and run the same command again"
+    )
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that can be written to a folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def _same(source: Path, path: Path) -> bool:
+    """Whether two files have the same bytes; reads both only where they are of one size."""
+    if not path.is_file() or path.stat().st_size != source.stat().st_size:
+        return False
+    return path.samefile(source) or file_sha256(path) == file_sha256(source)
+
+
+def _copy(source: Path, path: Path) -> None:
+    size = source.stat().st_size
+    if size > free_space(path.parent):
+        raise BrokenBase(no_space(path.parent, size, str(source)))
+    try:
         shutil.copyfile(source, path)
-        if file_sha256(path) != file_sha256(source):
-            path.unlink()
-            raise BrokenBase(
-                f"{path} is not what {source} is, of which it is a copy; the disk may be failing"
-            ) from None
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC:
+            raise
+        raise BrokenBase(no_space(path.parent, size, str(source))) from error
+    if not _same(source, path):
+        path.unlink()
+        raise BrokenBase(f"{path} is not what {source} is, of which it is a copy; the disk may be failing")
 
 
 def _locked(part: Path) -> int | None:

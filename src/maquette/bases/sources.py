@@ -129,12 +129,14 @@ class Maker:
         return self._done()
 
     def _file(self, source: Source, listing: Listing | None) -> Path:
-        """Get the checkpoint's file."""
+        """Get the checkpoint's file; of this machine, only what is one."""
         if source.hub and listing:
             wanted = _named(listing, source.hub)
             self._fetch(listing, [wanted])
             self._origins.append(Origin(str(source.hub), listing.commit, wanted.file.sha256))
             return self._folder / wanted.name
+        # Else what is none is copied and read first, and anew with every try.
+        recognise(source.path, self._layouts)
         file = self._folder / source.path.name
         bring(source.path, file)
         self._names.add(file.name)

@@ -180,6 +180,7 @@ def test_vectors_in_whole_numbers_or_of_other_bytes_are_told(tmp_path: Path) -> 
 
 A_VAE = "found a VAE's folder; add it with --kind vae"
 A_CHECKPOINT = "found a checkpoint's folder; add it with --kind checkpoint"
+THE_FILE_ITSELF = "found a checkpoint in one file; add the file itself, some.safetensors, with --kind checkpoint"
 AN_EMBEDDING = "found an embedding's file; add it with --kind embedding"
 
 
@@ -211,11 +212,8 @@ def test_what_is_of_another_kind_is_told_what_it_is(inspect: Callable[..., objec
     [
         ("unet.down_blocks.0.lora_A.weight", "found a LoRA's file"),
         ("lora_unet_down_blocks_0.alpha", "found a LoRA's file"),
-        ("double_blocks.0.img_attn.qkv.weight", "found a checkpoint in one file; add it with --kind checkpoint"),
-        (
-            "model.diffusion_model.input_blocks.0.0.weight",
-            "found a checkpoint in one file; add it with --kind checkpoint",
-        ),
+        ("double_blocks.0.img_attn.qkv.weight", THE_FILE_ITSELF),
+        ("model.diffusion_model.input_blocks.0.0.weight", THE_FILE_ITSELF),
     ],
 )
 def test_a_file_of_another_kind_is_no_embedding(tmp_path: Path, name: str, words: str) -> None:
@@ -224,6 +222,15 @@ def test_a_file_of_another_kind_is_no_embedding(tmp_path: Path, name: str, words
         inspect_embedding(given, LAYOUTS)
     with pytest.raises(BrokenBase, match=words):
         inspect_embedding(tmp_path, LAYOUTS)
+
+
+@pytest.mark.parametrize("inspect", [inspect_base, inspect_vae])
+def test_a_folder_of_one_checkpoints_file_is_told_to_name_the_file(
+    tmp_path: Path, inspect: Callable[..., object]
+) -> None:
+    write(tmp_path / "some.safetensors", {"double_blocks.0.img_attn.qkv.weight": np.zeros((4, 4), np.float32)})
+    with pytest.raises(BrokenBase, match=THE_FILE_ITSELF):
+        inspect(tmp_path, LAYOUTS)
 
 
 @pytest.mark.parametrize("inspect", [inspect_base, inspect_vae])

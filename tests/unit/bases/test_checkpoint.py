@@ -57,6 +57,8 @@ def test_every_way_to_publish_a_checkpoint_is_known(
         ([UNET, CLIP_OF_TWO], f"found one of sdxl without {OPEN_CLIP_OF_TWO}"),
         ([VAE], "found a VAE's file"),
         (["lora_unet_down_blocks_0.alpha"], "found a LoRA's file"),
+        # Of a family that is not installed: to add it as a checkpoint is what was tried.
+        (["model.diffusion_model.joint_blocks.0.weight"], "found a checkpoint in one file$"),
     ],
 )
 def test_what_is_none_is_told_what_it_lacks_or_is(tmp_path: Path, names: list[str], words: str) -> None:

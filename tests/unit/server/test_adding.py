@@ -133,13 +133,19 @@ class TestOneFile:
         ]
         assert [path.name for path in folder.iterdir()] == ["mine"]
 
-    def test_where_there_are_no_hard_links_it_is_copied_and_compared(
-        self, add_it: Add, file: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def no_links(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where the file lies on another disk."""
+
         def refuse(*_: object) -> None:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
 
         monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+    @pytest.mark.usefixtures("no_links")
+    def test_where_there_are_no_hard_links_it_is_copied_and_compared(
+        self, add_it: Add, file: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         configs = str(paper_base(tmp_path / "configs"))
         add_it(file, configs=configs)
         copy = folder / "mine" / CHECKPOINT
@@ -152,6 +158,50 @@ class TestOneFile:
         monkeypatch.setattr(making.shutil, "copyfile", damage)
         with pytest.raises(BrokenBase, match="of which it is a copy; the disk may be failing"):
             add_it(file, configs=configs)
+
+    @pytest.mark.usefixtures("no_links")
+    def test_the_copy_of_an_earlier_try_is_used_if_it_is_whole(
+        self, add_it: Add, file: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        copy, configs = folder / "mine.part" / CHECKPOINT, str(paper_base(tmp_path / "configs"))
+        copies: list[int] = []
+        for left in (None, file.read_bytes()[:-1] + b"?", file.read_bytes()[:-1]):
+            if left is not None:
+                copy.write_bytes(left)
+            for _ in range(2):
+                with pytest.raises(BrokenBase, match="does not exist"):
+                    add_it(file, configs=str(tmp_path / "nowhere"))
+                assert copy.read_bytes() == file.read_bytes()
+                copies.append(copy.stat().st_mtime_ns)
+        assert copies[0] == copies[1] != copies[2] == copies[3] != copies[4] == copies[5]
+        add_it(file, configs=configs)
+        assert (folder / "mine" / CHECKPOINT).stat().st_mtime_ns == copies[5]
+
+    @pytest.mark.usefixtures("no_links")
+    def test_what_is_no_checkpoint_is_not_copied(self, add_it: Add, folder: Path, tmp_path: Path) -> None:
+        save_file({"emb_params": np.zeros((4, 4), np.float32)}, tmp_path / CHECKPOINT)
+        with pytest.raises(BrokenBase, match=f"{tmp_path / CHECKPOINT}: expected a checkpoint"):
+            add_it(tmp_path / CHECKPOINT)
+        assert names_in(folder / "mine.part") == []
+
+    @pytest.mark.usefixtures("no_links")
+    def test_no_space_for_the_copy_is_told(
+        self, add_it: Add, file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = shutil.disk_usage("/")._replace(free=100)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: free)
+            with pytest.raises(BrokenBase, match=f"no space for {file}: [\\d,]+ bytes are needed in .*, 100 are free"):
+                add_it(file)
+
+        def fill_up(_source: Path, path: Path) -> None:
+            path.write_bytes(b"begun")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(making.shutil, "copyfile", fill_up)
+        with pytest.raises(BrokenBase, match=f"no space for {file}: .*, and run the same command again"):
+            add_it(file)
+        assert names_in(folder / "mine.part") == []
 
     def test_weights_that_it_lacks_come_with_the_configurations(
         self, add_it: Add, folder: Path, tmp_path: Path
@@ -422,7 +472,7 @@ class TestHub:
     def test_what_is_of_another_kind_is_told_and_its_download_kept(
         self, add_it: Add, server: HubServer, folder: Path
     ) -> None:
-        with pytest.raises(BrokenBase, match=r"expected a VAE, .* found a checkpoint in one file; add it with"):
+        with pytest.raises(BrokenBase, match=r"expected a VAE, .* found a checkpoint in one file; add the file"):
             add_it(f"{REPOSITORY}/v1-5-pruned.safetensors", kind=BaseKind.VAE)
         server.asked.clear()
         add_it(f"{REPOSITORY}/v1-5-pruned.safetensors")
