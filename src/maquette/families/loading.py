@@ -53,23 +53,26 @@ def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str,
             use_safetensors=True,
             **absent,
         )
-    # The library would expect the weights of these in the file, too.
+    # The library would expect the weights of these in the file, too, and the autoencoder's in the others' numbers.
     apart = {
-        model.name: getattr(LIBRARIES[model.library], model.kind).from_pretrained(
-            base / model.name, local_files_only=True, use_safetensors=True
-        )
+        model.name: _apart(model, base, file, device)
         for model in models
-        if any((base / model.name).glob(WEIGHTS))
+        if model.name == AUTOENCODER or _has_weights(base, model.name)
     }
-    parts = library.from_single_file(str(file), config=str(base), local_files_only=True, **(apart | dict(absent)))
+    # In float32 first, FLUX.1's transformer would take 48 GB. Told nothing that is what it reads in; told so, it warns.
+    dtype = None if resting(device) is torch.float32 else resting(device)
+    parts = library.from_single_file(
+        str(file), config=str(base), dtype=dtype, local_files_only=True, **(apart | dict(absent))
+    )
     for model in models:
-        part, wanted = parts.components[model.name], torch.float32 if model.name == AUTOENCODER else resting(device)
         if model.library == "transformers":
             # Out of a file the library leaves some as they train, and what two layers share with one of them alone.
-            part.eval().tie_weights()
-        if any(weight.dtype != wanted for weight in part.parameters()):
-            part.to(wanted)
+            parts.components[model.name].eval().tie_weights()
     return parts
+
+
+def _resting(component: str, device: torch.device) -> torch.dtype:
+    return torch.float32 if component == AUTOENCODER else resting(device)
 
 
 class _Model(NamedTuple):
@@ -78,6 +81,20 @@ class _Model(NamedTuple):
     name: str
     library: str
     kind: str
+
+
+def _apart(model: _Model, base: Path, file: Path, device: torch.device) -> Any:
+    """A component out of its own folder; the autoencoder out of the file, where its folder has no weights."""
+    library = getattr(LIBRARIES[model.library], model.kind)
+    if _has_weights(base, model.name):
+        return library.from_pretrained(
+            base / model.name, dtype=_resting(model.name, device), local_files_only=True, use_safetensors=True
+        )
+    return library.from_single_file(str(file), config=str(base), subfolder=model.name, local_files_only=True)
+
+
+def _has_weights(base: Path, component: str) -> bool:
+    return any((base / component).glob(WEIGHTS))
 
 
 def _models(base: Path, absent: Mapping[str, Any]) -> list[_Model]:

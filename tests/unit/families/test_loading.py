@@ -1,19 +1,24 @@
 """Bases whose weights are in one file, in whatever numbers it has."""
 
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maquette.families.base import Part, Pipeline
+from maquette.families.precision import resting
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.single_file import FILE, sd15_in_one_file
 from maquette.testing.tiny_family import build_tiny_base
 
 pytestmark = pytest.mark.torch
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 EIGHT_BITS = torch.float8_e4m3fn
 
 
@@ -40,3 +45,53 @@ def test_a_file_of_eight_bit_numbers_is_read_as_what_they_say(tmp_path: Path, ha
     changed = [name for name, tensor in exact.items() if not torch.equal(read[name], tensor)]
     assert changed
     assert all(torch.equal(read[name], exact[name].to(EIGHT_BITS).to(torch.float32)) for name in changed)
+
+
+class Enlarged(TorchDispatchMode):
+    """Counts the numbers that are made float32 in host memory out of others, in `count`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and (made.dtype, made.device) == (torch.float32, CPU):
+            self.count += made.numel()
+        return made
+
+
+@pytest.mark.parametrize("apart", [(), ("vae",), ("vae", "text_encoder"), ("unet",)], ids=" and ".join)
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_a_base_of_sixteen_bits_is_read_at_once_into_the_numbers_it_rests_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device, apart: tuple[str, ...]
+) -> None:
+    """For a GPU none but the autoencoder is ever in float32, where FLUX.1 would not fit many a host."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    base = build_tiny_base(tmp_path / "base")
+    for file in base.rglob("*.safetensors"):
+        rounded = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}
+        save_file(rounded, file, metadata={"format": "pt"})
+    folder = sd15_in_one_file(base, tmp_path / "file")
+    for name in apart:
+        shutil.copytree(base / name, folder / name, dirs_exist_ok=True)
+
+    with Enlarged() as enlarged:
+        read = Sd15Pipeline.load(folder, device, waiting=True)
+    dtypes = {part: {weight.dtype for weight in parameters(read, part)} for part in Part}
+    assert dtypes.pop(Part.AUTOENCODER) == {torch.float32}
+    assert list(dtypes.values()) == [{resting(device)}] * 2
+    if device == CUDA:
+        assert enlarged.count <= sum(weight.numel() for weight in parameters(read, Part.AUTOENCODER))
+    exact = weights(Sd15Pipeline.load(base, device, waiting=True))
+    assert all(torch.equal(tensor, exact[name]) for name, tensor in weights(read).items())
+
+
+def parameters(pipeline: Pipeline, part: Part) -> list[torch.nn.Parameter]:
+    return [weight for module in pipeline.modules[part] for weight in module.parameters()]
