@@ -143,6 +143,17 @@ async def test_progress_ends_a_crash_loop(run: Run) -> None:
     assert ends == [TaskStatus.QUEUING] * 4 + [TaskStatus.FAILED]
 
 
+async def test_a_checkpoint_that_is_named_again_has_the_files_it_has_then(database: Database) -> None:
+    """Its samples come later than it does."""
+    attempt = await make_attempt(database)
+    weights = FileRecord("lora.safetensors", 1000, SHA256)
+    for files in ((weights,), (weights, FileRecord("sample-0.png", 100, SHA256))):
+        ref = CheckpointRef(step=2, prefix="tasks/1/1/checkpoints/step-000002", files=files)
+        async with database.write() as conn:
+            await repository.add_checkpoint(conn, attempt, ref)
+            assert await repository.stored_checkpoints(conn, attempt.task_id) == [ref]
+
+
 async def test_back_off_grows_with_what_is_counted(run: Run) -> None:
     lost = [await run.lose(Reason.WORKER_LOST) for _ in range(3)]
     other = await run.lose(Reason.INTERNAL)

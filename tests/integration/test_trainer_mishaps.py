@@ -23,6 +23,7 @@ from maquette.core.progress import (
     Note,
     Planned,
     Resumed,
+    SamplesDrawn,
     Started,
     Step,
     SteppedBack,
@@ -302,12 +303,20 @@ class TestSamples:
     def test_one_that_can_not_be_drawn_is_told_and_training_goes_on(
         self, directory: RunDirectory, straight: RunDirectory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        fail_drawing(monkeypatch, failing=range(1, 2))
+        told_by_then: list[int] = []
+        fail_drawing(
+            monkeypatch,
+            failing=range(1, 2),
+            began=lambda: told_by_then.append(len(said(directory, CheckpointSaved))),
+        )
         run_here(directory)
         (note,) = said(directory, Note)
         assert note.text.startswith("no sample was drawn after step 2: ")
         assert "numbers that are not finite" in note.text
         assert [saved.step for saved in said(directory, CheckpointSaved)] == [2, 4, 6]
+        # One that is lost while it draws has told its checkpoint: one picture of the first, two of each other.
+        assert told_by_then == [1, 2, 2, 3, 3, 3]
+        assert [drawn.step for drawn in said(directory, SamplesDrawn)] == [4, 6]
         assert sorted(path.name for path in directory.checkpoint(4).glob("*.png")) == ["sample-0.png", "sample-1.png"]
         assert file_sha256(weights(directory)) == file_sha256(weights(straight))
 

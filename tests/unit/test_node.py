@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -357,21 +358,7 @@ async def test_a_slow_store_leaves_no_trainer_without_a_sign_of_life(
         await go_on.wait()
 
     monkeypatch.setattr(node, "stage_out_checkpoint", slow)
-    task_id = new_task_id()
-    run.write(
-        run.plan,
-        AttemptPlan(
-            task_id=task_id,
-            fence=1,
-            training=training_spec(pictures=0),
-            base_path="/nowhere",
-            pictures=(),
-            resume_from=(),
-            device="cpu",
-            checkpoint_every=2,
-            output_prefix=f"tasks/{task_id}/1",
-        ),
-    )
+    run.write(run.plan, plan_of(new_task_id()))
     observing = asyncio.create_task(attempt.observe(0))
     await taking.wait()
     for _ in range(2):
@@ -382,6 +369,21 @@ async def test_a_slow_store_leaves_no_trainer_without_a_sign_of_life(
     go_on.set()
     assert (await observing).liveness is Liveness.RUNNING
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("heartbeat")]
+
+
+def plan_of(task_id: str) -> AttemptPlan:
+    """One without pictures, for what asks where its files go."""
+    return AttemptPlan(
+        task_id=task_id,
+        fence=1,
+        training=training_spec(pictures=0),
+        base_path="/nowhere",
+        pictures=(),
+        resume_from=(),
+        device="cpu",
+        checkpoint_every=2,
+        output_prefix=f"tasks/{task_id}/1",
+    )
 
 
 async def test_erasing_leaves_no_process_no_zombie_and_no_file(rig: Rig) -> None:
@@ -583,6 +585,35 @@ async def test_checkpoint_dropped_by_the_trainer_is_passed_over(run: RunDirector
     assert ref is not None
     assert ref.files == (state,)
     assert await storage.get(f"{ref.prefix}/state.safetensors") == b"state"
+
+
+async def test_samples_join_their_checkpoint_in_the_store(run: RunDirectory, storage: Storage) -> None:
+    """They come later, and nothing else of it is put again."""
+    attempt = NodeAttempt(run.root, storage, NodeSettings(threads=1))
+    run.write(run.plan, plan_of(new_task_id()))
+    directory = run.checkpoint(2)
+    directory.mkdir()
+    state, picture = record("state.safetensors", b"state"), record("sample-0.png", b"picture")
+    (directory / state.path).write_bytes(b"state")
+    run.write(directory / CHECKPOINT_MANIFEST, CheckpointManifest(step=2, files=(state,)))
+    run.events.write_bytes(b'{"type":"checkpoint","at":1.0,"step":2}\n')
+    seen = await attempt.observe(0)
+    (alone,) = seen.checkpoints
+    assert alone.files == (state,)
+
+    await storage.delete(f"{alone.prefix}/{state.path}")
+    (directory / picture.path).write_bytes(b"picture")
+    run.write(directory / CHECKPOINT_MANIFEST, CheckpointManifest(step=2, files=(state, picture)))
+    with run.events.open("ab") as events:
+        events.write(b'{"type":"samples","at":2.0,"step":2}\n')
+    seen = await attempt.observe(seen.offset)
+    assert seen.checkpoints == (replace(alone, files=(state, picture)),)
+    assert [info.key async for info in storage.list(alone.prefix)] == [
+        f"{alone.prefix}/{name}" for name in (CHECKPOINT_MANIFEST, picture.path)
+    ]
+    # What is stored stays named, whatever becomes of the disk.
+    shutil.rmtree(directory)
+    assert (await attempt.observe(0)).checkpoints == seen.checkpoints * 2
 
 
 async def stored_checkpoint(storage: Storage, step: int) -> CheckpointRef:

@@ -140,6 +140,12 @@ class CheckpointSaved(Message, frozen=True, tag="checkpoint"):
     step: int
 
 
+class SamplesDrawn(Message, frozen=True, tag="samples"):
+    """Samples lie beside the checkpoint of a step that was told before, and its `checkpoint.json` names them too."""
+
+    step: int
+
+
 class MemoryTaken(Message, frozen=True, tag="memory"):
     """The most memory that an attempt took, drawing included, beside what its plan said it would need, in bytes."""
 
@@ -175,6 +181,7 @@ TrainerMessage: TypeAlias = (
     | Validated
     | SteppedBack
     | CheckpointSaved
+    | SamplesDrawn
     | MemoryTaken
     | Failed
     | Stopped

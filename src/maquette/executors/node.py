@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from maquette.core.progress import CheckpointSaved, TrainerMessage
+from maquette.core.progress import CheckpointSaved, SamplesDrawn, TrainerMessage
 from maquette.core.rundir import DEFAULT_CACHE_BYTES, RunDirectory, RunSpec
 from maquette.executors.base import AttemptPlan, CheckpointRef, Liveness, Observation, UnknownAttempt
 from maquette.executors.process import PROGRAM, TrainerProcess
@@ -159,7 +159,7 @@ class NodeAttempt:
             refs = [
                 await stage_out_checkpoint(self._storage, self.run, message.step, plan.output_prefix)
                 for message in messages
-                if isinstance(message, CheckpointSaved)
+                if isinstance(message, CheckpointSaved | SamplesDrawn)
             ]
         return tuple(ref for ref in refs if ref is not None)
 

@@ -1,7 +1,7 @@
 """Staging: what goes from storage into a run directory, and what comes out of it again.
 
 Files are checked against their recorded size and hash on both ways. A set of files that has been staged out is closed
-by the message that names them, put last: where it is, all of them are, and nothing needs to be put a second time.
+by the message that names them, put last: where it is, all of them are, and none of them needs to be put a second time.
 """
 
 import asyncio
@@ -126,9 +126,9 @@ async def stage_in_checkpoint(storage: Storage, run: RunDirectory, ref: Checkpoi
 async def stage_out_checkpoint(
     storage: Storage, run: RunDirectory, step: int, output_prefix: str
 ) -> CheckpointRef | None:
-    """Put a checkpoint's files to storage, unless they are there already.
+    """Put a checkpoint's files to storage, but those that are there already: samples may have come to the others.
 
-    Answers None where the trainer has dropped the checkpoint for a newer one, or its files are not whole.
+    Answers None where nothing is stored, and the trainer has dropped it for a newer one or its files are not whole.
 
     Raises:
         OSError: the storage fails.
@@ -136,13 +136,14 @@ async def stage_out_checkpoint(
     directory = run.checkpoint(step)
     prefix = f"{output_prefix}/checkpoints/{directory.name}"
     closing = f"{prefix}/{CHECKPOINT_MANIFEST}"
-    manifest = await _staged(storage, closing, CheckpointManifest)
-    if manifest is None:
-        manifest = await asyncio.to_thread(_read, run, directory / CHECKPOINT_MANIFEST, CheckpointManifest)
-        if manifest is None or not await _put_all(storage, directory, manifest.files, prefix):
-            return None
-        await storage.put(closing, msgspec.json.encode(manifest))
-    return CheckpointRef(step=step, prefix=prefix, files=manifest.files)
+    stored = await _staged(storage, closing, CheckpointManifest)
+    here = await asyncio.to_thread(_read, run, directory / CHECKPOINT_MANIFEST, CheckpointManifest)
+    if here is not None and here != stored:
+        lacking = [record for record in here.files if stored is None or record not in stored.files]
+        if await _put_all(storage, directory, lacking, prefix):
+            await storage.put(closing, msgspec.json.encode(here))
+            stored = here
+    return CheckpointRef(step=step, prefix=prefix, files=stored.files) if stored else None
 
 
 async def stage_out_result(storage: Storage, run: RunDirectory, output_prefix: str) -> Manifest | None:

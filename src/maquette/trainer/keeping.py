@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from maquette.core.progress import Resumed, Validated
+from maquette.core.progress import Resumed, SamplesDrawn, Validated
 from maquette.core.specs import SampleSpec
 from maquette.families.base import Heard
 from maquette.trainer import checkpoint
@@ -52,19 +52,17 @@ class Keeper:
         self._validate(state)
 
     def keep(self, state: TrainingState) -> None:
-        """Take the checkpoint of a state, draw with it what was asked for, and tell.
+        """Take the checkpoint of a state and tell, then draw with it what was asked for.
 
         Raises:
             StopRequested: the run was asked to stop while it drew; the checkpoint is taken.
             OSError: it could not be written; the older ones are still there.
         """
         self._save(state)
-        try:
-            self._validate(state)
-            self._draw_samples(state)
-        finally:
-            # No sooner: who is told takes it away as it is then.
-            self.attempt.reporter.checkpoint(state.step)
+        # Now, since drawing may take minutes: a trainer that is lost meanwhile has not lost the checkpoint with it.
+        self.attempt.reporter.checkpoint(state.step)
+        self._validate(state)
+        self._draw_samples(state)
 
     def resume(self, state: TrainingState) -> None:
         """Go on from the newest checkpoint whose probe is as it was recorded; stay as it is where there is none.
@@ -128,7 +126,9 @@ class Keeper:
         # Not while a failed drawing's error is under way, which holds the memory that is wanted here. And no error of
         # this is a picture's: without its parts, training can't go on.
         self.make_ready()
-        checkpoint.add_samples(self.attempt.directory, state.step, samples)
+        if samples:
+            checkpoint.add_samples(self.attempt.directory, state.step, samples)
+            self.attempt.reporter.say(SamplesDrawn(at=time.time(), step=state.step))
 
     def _drawn(self, sample: SampleSpec, step: int) -> Image.Image | None:
         """The picture, or None where it can't be drawn, and the owner is told why."""

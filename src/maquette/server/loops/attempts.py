@@ -244,7 +244,7 @@ async def count_fruitless(conn: AsyncConnection, task_id: str, reason: Reason) -
 
 
 async def add_checkpoint(conn: AsyncConnection, attempt: OpenAttempt, checkpoint: CheckpointRef) -> None:
-    """Name a checkpoint whose objects are all stored; naming it twice is harmless."""
+    """Name a checkpoint whose objects are all stored; named again, it has the files that it is named with then."""
     await conn.execute(
         insert(conn, checkpoints)
         .values(
@@ -256,7 +256,7 @@ async def add_checkpoint(conn: AsyncConnection, attempt: OpenAttempt, checkpoint
             files=checkpoint.files,
             created_at=now_sql(conn),
         )
-        .on_conflict_do_nothing()
+        .on_conflict_do_update(index_elements=["task_id", "fence", "step"], set_={"files": checkpoint.files})
     )
 
 
