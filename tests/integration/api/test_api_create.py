@@ -285,16 +285,16 @@ UNUSED = {
 @pytest.fixture
 def captionless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family of another package, whose text encoder can't have a LoRA."""
-    (tmp_path / "brought.py").write_text(
+    (tmp_path / "captionless_family.py").write_text(
         "from msgspec.structs import replace\n"
         "from maquette.families.sd15.spec import SPEC\n"
         "SPEC = replace(SPEC, name='captionless', title='Captionless', keys={'unet': SPEC.keys['unet']})\n",
         encoding="utf-8",
     )
-    about = tmp_path / "brought-1.0.dist-info"
+    about = tmp_path / "captionless_family-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[{FAMILIES.group}]\ncaptionless = brought:SPEC\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: captionless-family\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{FAMILIES.group}]\ncaptionless = captionless_family:SPEC\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
