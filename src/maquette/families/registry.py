@@ -31,7 +31,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
         layout: what the folders of its bases look like.
         keys: how LoRA files name the layers of its bases.
         memory: what training on its bases takes.
-        takes: settings that its objective reads and not every family's does, of `DIFFUSION_SETTINGS`.
+        objective_settings: what its objective reads and not every family's does, of `DIFFUSION_SETTINGS`.
         pipeline, objective, adapters: where its parts are (`package.module:attribute`); their protocols are in
             `maquette.families.base`.
     """
@@ -48,7 +48,7 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
     objective: str
     adapters: str
     published_name: str | None = None
-    takes: tuple[str, ...] = ()
+    objective_settings: tuple[str, ...] = ()
 
     @property
     def trained_encoders(self) -> tuple[str, ...]:

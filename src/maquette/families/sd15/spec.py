@@ -88,5 +88,5 @@ SPEC = FamilySpec(
     pipeline="maquette.families.sd15.pipeline:Sd15Pipeline",
     objective="maquette.families.sd15.objective:Sd15Objective",
     adapters="maquette.families.sd15.adapters:Sd15Adapters",
-    takes=DIFFUSION_SETTINGS,
+    objective_settings=DIFFUSION_SETTINGS,
 )

@@ -128,5 +128,5 @@ SPEC = FamilySpec(
     pipeline="maquette.families.sdxl.pipeline:SdxlPipeline",
     objective="maquette.families.sdxl.objective:SdxlObjective",
     adapters="maquette.families.sdxl.adapters:SdxlAdapters",
-    takes=DIFFUSION_SETTINGS,
+    objective_settings=DIFFUSION_SETTINGS,
 )

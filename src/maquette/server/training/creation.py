@@ -132,7 +132,7 @@ def _picture(position: int, picture: tuple[UploadedAsset, DatasetItem]) -> Pictu
 
 def _check_uses(spec: TrainingSpec, family: FamilySpec) -> None:
     """Refuse what a family has no use for, where it would change something; at its default it asks for nothing."""
-    unused = [name for name in DIFFUSION_SETTINGS if name not in family.takes]
+    unused = [name for name in DIFFUSION_SETTINGS if name not in family.objective_settings]
     if not family.trained_encoders:
         unused.append("train_text_encoder")
     for name in unused:
