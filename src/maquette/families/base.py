@@ -133,7 +133,7 @@ class Pipeline(Protocol):
         """The other entries, with gradients."""
         ...
 
-    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         """Prompts and, for a denoiser that is told of it, what became of each one's picture before it is trained on."""
         ...
 

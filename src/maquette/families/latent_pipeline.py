@@ -130,7 +130,11 @@ class LatentPipeline(ABC):
         """All, for the same reason."""
         return self.encode_prompts(prompts)
 
-    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:  # noqa: ARG002 - for who asks
+    def with_original_sizes(
+        self,
+        conditioning: Conditioning,
+        frames: Sequence[Frame],  # noqa: ARG002 - for denoisers that ask
+    ) -> Conditioning:
         """Prompts alone, since most denoisers are not told what became of pictures before they are trained on."""
         return conditioning
 

@@ -135,7 +135,7 @@ class EncodedExamples:
 
     def batch(self, shown: Shown, device: torch.device) -> tuple[torch.Tensor, Conditioning, Noising]:
         """What an objective is given of what is shown."""
-        conditioning = self.pipeline.framed(self._told(shown.prompts, device), shown.frames)
+        conditioning = self.pipeline.with_original_sizes(self._told(shown.prompts, device), shown.frames)
         return shown.latents.to(device), conditioning, shown.noising
 
     def size(self, row: int) -> torch.Size:

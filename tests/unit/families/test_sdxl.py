@@ -161,7 +161,7 @@ def test_in_training_the_unet_is_told_what_each_picture_was(
     monkeypatch.setattr(pipeline.unet, "forward", listening)
     latents, timesteps = torch.zeros(2, 4, 16, 12), torch.tensor([1, 2])
     frames = [Frame(300, 200, left=7, top=5, right=1), Frame(48, 64)]
-    conditioning = pipeline.framed(pipeline.encode_prompts(["a", "b"]), frames)
+    conditioning = pipeline.with_original_sizes(pipeline.encode_prompts(["a", "b"]), frames)
     one = pipeline.predict(latents, timesteps, conditioning)
     other = pipeline.predict(latents, timesteps, pipeline.encode_prompts(["a", "b"]))
     assert told[0] == [[200, 300, 5, 7, 64, 48], [64, 48, 0, 0, 64, 48]]

@@ -52,9 +52,9 @@ class Counting:
         self.asked += prompts
         return self.pipeline.encode_trained(prompts)
 
-    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         self.frames = frames
-        return self.pipeline.framed(conditioning, frames)
+        return self.pipeline.with_original_sizes(conditioning, frames)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ class SdxlPipeline(LatentPipeline):
     arXiv:2307.01952).
 
     Its conditioning is `prompt_embeds` (prompts, tokens, width of both encoders together), `pooled_prompt_embeds`
-    (prompts, width of the second) and, in training, `originals` (prompts, 4), see `framed`.
+    (prompts, width of the second) and, in training, `originals` (prompts, 4), see `with_original_sizes`.
     """
 
     LIBRARY = StableDiffusionXLPipeline
@@ -42,7 +42,7 @@ class SdxlPipeline(LatentPipeline):
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    def framed(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
         """Prompts, and of each one's picture the height and width it had, and what was cut off above and on the left.
 
         The base has learned to tell small and cropped originals from others (the paper, section 2.2). What it is told
