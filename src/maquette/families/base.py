@@ -137,7 +137,7 @@ class Pipeline(Protocol):
         """Prompts and, for a denoiser that is told of it, what became of each one's picture before it is trained on."""
         ...
 
-    def fits(self, prompt: str) -> bool:
+    def reads_whole_prompt(self, prompt: str) -> bool:
         """Whether the text encoder reads the whole prompt, rather than its beginning."""
         ...
 

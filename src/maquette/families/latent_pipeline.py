@@ -139,7 +139,7 @@ class LatentPipeline(ABC):
         return conditioning
 
     @abstractmethod
-    def fits(self, prompt: str) -> bool:
+    def reads_whole_prompt(self, prompt: str) -> bool:
         """Whether a text encoder reads the whole prompt in training, rather than its beginning."""
 
     @abstractmethod

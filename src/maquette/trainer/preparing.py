@@ -98,9 +98,9 @@ def tell_cut_captions(attempt: Attempt, pipeline: Pipeline) -> None:
     """Say which captions the text encoder reads only the beginning of."""
     problem = "is longer than the text encoder reads; its end has no effect"
     for picture in attempt.training.pictures:
-        if picture.caption and not pipeline.fits(picture.caption):
+        if picture.caption and not pipeline.reads_whole_prompt(picture.caption):
             attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"the caption {problem}", picture.name))
-    if not pipeline.fits(attempt.training.settings.instance_prompt):
+    if not pipeline.reads_whole_prompt(attempt.training.settings.instance_prompt):
         attempt.reporter.finding(finding(FindingCode.CAPTION_CUT, f"instance_prompt {problem}"))
 
 

@@ -144,8 +144,8 @@ class TestDrawing:
 
     def test_a_prompt_fits_up_to_what_t5_reads(self, pipeline: Flux1Pipeline) -> None:
         # A word begins with a token of its own, and a prompt ends with one.
-        assert pipeline.fits("a" * 510)
-        assert not pipeline.fits("a" * 511)
+        assert pipeline.reads_whole_prompt("a" * 510)
+        assert not pipeline.reads_whole_prompt("a" * 511)
 
 
 class TestTokens:

@@ -109,8 +109,8 @@ class TestPipeline:
         torch.testing.assert_close(embeds, pipeline.text_encoder(tokens)[0])
 
     def test_a_prompt_fits_up_to_the_text_encoders_positions(self, pipeline: Sd15Pipeline) -> None:
-        assert pipeline.fits("a" * 75)
-        assert not pipeline.fits("a" * 76)
+        assert pipeline.reads_whole_prompt("a" * 75)
+        assert not pipeline.reads_whole_prompt("a" * 76)
 
     def test_a_seed_decides_the_picture(self, pipeline: Sd15Pipeline) -> None:
         first = pipeline.draw(REQUEST)

@@ -188,7 +188,7 @@ class TestPrompts:
 
     def test_one_as_long_as_the_text_encoder_reads_is_one_chunk(self, bundled: Sd15Pipeline) -> None:
         longest = " ".join(["red"] * 75)
-        assert bundled.fits(longest)
+        assert bundled.reads_whole_prompt(longest)
         embeds = encoding(bundled)(longest)
         assert torch.equal(embeds, bundled.encode_prompts([longest])["prompt_embeds"])
         assert encoding(bundled)(f"{longest} blue").shape[1] == 2 * 77

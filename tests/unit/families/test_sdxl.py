@@ -98,8 +98,8 @@ class TestDrawing:
         assert same(pipeline.draw(replace(REQUEST, prompt="a (photo:1) of ohwx")), plain)
 
     def test_a_prompt_fits_up_to_the_text_encoders_positions(self, pipeline: SdxlPipeline) -> None:
-        assert pipeline.fits("a" * 75)
-        assert not pipeline.fits("a" * 76)
+        assert pipeline.reads_whole_prompt("a" * 75)
+        assert not pipeline.reads_whole_prompt("a" * 76)
 
     def test_the_unet_is_told_how_large_the_picture_is_in_either_pass(
         self, pipeline: SdxlPipeline, monkeypatch: pytest.MonkeyPatch

@@ -254,7 +254,7 @@ def test_cut_captions_are_told(directory: RunDirectory, reporter: Reporter) -> N
     run = attempt(directory, reporter, noise(0), noise(1))
 
     class ShortReader:
-        def fits(self, prompt: str) -> bool:
+        def reads_whole_prompt(self, prompt: str) -> bool:
             return "long" not in prompt
 
     first, second = run.training.pictures

@@ -64,7 +64,7 @@ class Flux1Pipeline(LatentPipeline):
             pooled = self.parts._get_clip_prompt_embeds(list(prompts), device=device)
         return {"pooled_prompt_embeds": pooled}
 
-    def fits(self, prompt: str) -> bool:
+    def reads_whole_prompt(self, prompt: str) -> bool:
         """Whether T5 reads the whole prompt; CLIP, which reads less, is asked only for what all is about."""
         return reads_whole(self.parts.tokenizer_2, prompt, MAX_TOKENS)
 

@@ -41,7 +41,7 @@ class Sd15Pipeline(LatentPipeline):
             )
         return {"prompt_embeds": embeds}
 
-    def fits(self, prompt: str) -> bool:
+    def reads_whole_prompt(self, prompt: str) -> bool:
         """Whether a prompt has no more tokens than the text encoder's positions."""
         return reads_whole(self.parts.tokenizer, prompt)
 

@@ -52,7 +52,7 @@ class SdxlPipeline(LatentPipeline):
         originals = torch.tensor(numbers, dtype=torch.float32, device=conditioning["prompt_embeds"].device)
         return conditioning | {"originals": originals}
 
-    def fits(self, prompt: str) -> bool:
+    def reads_whole_prompt(self, prompt: str) -> bool:
         """Whether a prompt has no more tokens than either text encoder's positions."""
         return all(reads_whole(tokenizer, prompt) for tokenizer in (self.parts.tokenizer, self.parts.tokenizer_2))
 
