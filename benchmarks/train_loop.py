@@ -40,7 +40,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.ids import sha256_hex
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture, Preparation, SampleSpec
-from maquette.families.base import Family, Heard, Pipeline, load_family
+from maquette.families.base import Family, OnStep, Pipeline, load_family
 from maquette.families.precision import working
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
@@ -328,7 +328,7 @@ def nothing() -> None:
     """Nothing has been put aside."""
 
 
-def no_picture(_sample: SampleSpec, _heard: Heard) -> Image.Image:
+def no_picture(_sample: SampleSpec, _on_step: OnStep) -> Image.Image:
     """Nothing is drawn."""
     raise NotImplementedError
 

@@ -25,8 +25,8 @@ from maquette.serving.base import (
     DEVICE,
     CompareJob,
     DrawJob,
-    Heard,
     JobRefused,
+    OnStep,
     Pool,
     PoolSettings,
     StoredLora,
@@ -280,13 +280,13 @@ async def order_of(bench: Bench, jobs: dict[str, DrawJob]) -> list[str]:
     """In which order jobs are begun that were given, one after the other, while the worker drew with `TINY`."""
     order: list[str] = []
 
-    def heard(name: str) -> Heard:
+    def on_step(name: str) -> OnStep:
         return lambda step, _: order.append(name) if step == 0 else None
 
     slow, _ = await begun(bench.pool, drawing(bench.slow()))
     drawn: list[asyncio.Task[bytes]] = []
     for name, job in jobs.items():
-        drawn.append(asyncio.create_task(bench.pool.draw(job, heard(name))))
+        drawn.append(asyncio.create_task(bench.pool.draw(job, on_step(name))))
         while bench.pool.state().waiting < len(drawn):
             await asyncio.sleep(0)
     assert not slow.done(), "the jobs were not given in time"
@@ -341,12 +341,12 @@ async def test_cancelled_in_progress_runs_to_its_end_before_the_next(bench: Benc
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    heard = list(ear.steps)
+    so_far = list(ear.steps)
     await asyncio.sleep(0.2)
     assert following.steps == []
     assert bench.pool.state().drawing == 1
     assert await second == await bench.pool.draw(drawing(seed=2), Ear())
-    assert ear.steps == heard
+    assert ear.steps == so_far
 
 
 async def test_state_follows_the_jobs(bench: Bench) -> None:

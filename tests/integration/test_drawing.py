@@ -24,7 +24,7 @@ from maquette.server.images.service import Addresses
 from maquette.server.loops import image_sweep, reap
 from maquette.server.loops.image_sweep import STRAY_SECONDS, StraySweep
 from maquette.server.signing import Signer
-from maquette.serving.base import DEVICE, CompareJob, DrawJob, Heard, WorkerLost
+from maquette.serving.base import DEVICE, CompareJob, DrawJob, OnStep, WorkerLost
 from maquette.testing.factories import image_spec, make_image_task, training_spec
 from maquette.testing.loops import PATIENCE, PICTURE, SETTINGS, Service
 from maquette.testing.scripted_pool import PASSING, ScriptedPool, Turn
@@ -253,7 +253,7 @@ async def test_a_server_stops_though_the_database_is_away(service: Service, monk
 class Defective(ScriptedPool):
     """Raises what no pool promises."""
 
-    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         self.given.append(job)
         raise RuntimeError("a mistake of ours")
 
@@ -271,11 +271,11 @@ class Hesitant(ScriptedPool):
 
     given_up = 0
 
-    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         if self.given_up < 7:
             self.given_up += 1
             raise WorkerLost("nobody began it")
-        return await super().draw(job, heard)
+        return await super().draw(job, on_step)
 
 
 async def test_what_the_pool_gives_up_unbegun_costs_no_attempt(service: Service) -> None:

@@ -59,7 +59,7 @@ class LatentPosterior:
         return mean + std * torch.randn(mean.shape, generator=random).to(mean.device)
 
 
-Heard: TypeAlias = Callable[[int, int], None]
+OnStep: TypeAlias = Callable[[int, int], None]
 """Called with the denoising steps done and all there are to do for a picture."""
 
 
@@ -141,13 +141,13 @@ class Pipeline(Protocol):
         """Whether the text encoder reads the whole prompt, rather than its beginning."""
         ...
 
-    def draw(self, request: DrawRequest, heard: Heard | None = None, bring: Bring = all_there) -> Image.Image:
+    def draw(self, request: DrawRequest, on_step: OnStep | None = None, bring: Bring = all_there) -> Image.Image:
         """Draw with whatever adapters act at the moment; `request.loras` is left to `Adapters.activate`.
 
         Whatever is raised, the pipeline is as it was before.
 
         Args:
-            heard: called after each denoising step; what it raises ends the drawing.
+            on_step: called after each denoising step; what it raises ends the drawing.
             bring: called before each stage with the one part that it needs.
 
         Raises:

@@ -18,9 +18,9 @@ from maquette.families.base import (
     Bring,
     Conditioning,
     Frame,
-    Heard,
     LatentPosterior,
     NotFinite,
+    OnStep,
     Part,
     Unsupported,
     all_there,
@@ -156,7 +156,7 @@ class LatentPipeline(ABC):
         """
 
     @torch.no_grad()
-    def draw(self, request: DrawRequest, heard: Heard | None = None, bring: Bring = all_there) -> Image.Image:
+    def draw(self, request: DrawRequest, on_step: OnStep | None = None, bring: Bring = all_there) -> Image.Image:
         """Draw one picture; the noise comes from the CPU, so that every device starts from the same.
 
         Sides that the autoencoder can't draw are drawn a little larger, and cut. Other autoencoders and a refiner stay
@@ -165,7 +165,7 @@ class LatentPipeline(ABC):
         autoencoder = self.autoencoder if request.vae is None else self._autoencoders.use(request.vae)
         self._check_autoencoder(autoencoder, request)
         bring(Part.TEXT_ENCODERS)
-        denoising = self._denoising(request, heard)
+        denoising = self._denoising(request, on_step)
         latents = self._first_pass(request, autoencoder, denoising, bring)
         width, height = request.width, request.height
         if (hires := request.hires_fix) is not None:
@@ -190,7 +190,7 @@ class LatentPipeline(ABC):
         bring(Part.DENOISER)
         return denoising.from_latents(latents, original.strength)
 
-    def _denoising(self, request: DrawRequest, heard: Heard | None) -> Denoising:
+    def _denoising(self, request: DrawRequest, on_step: OnStep | None) -> Denoising:
         """What all passes of a request share.
 
         Raises:
@@ -208,7 +208,7 @@ class LatentPipeline(ABC):
             refiner=refiner,
             device=self.device,
             random=torch.Generator().manual_seed(request.seed),
-            stepped=_counter(request, heard),
+            stepped=_counter(request, on_step),
         )
 
     @cached_property
@@ -261,8 +261,8 @@ def _check_finite(what: str, values: torch.Tensor) -> None:
         raise NotFinite(f"{what} came out as numbers that are not finite")
 
 
-def _counter(request: DrawRequest, heard: Heard | None) -> Callable[[], None]:
-    """What to call after each step: it tells `heard` how many of all passes' steps are done."""
+def _counter(request: DrawRequest, on_step: OnStep | None) -> Callable[[], None]:
+    """What to call after each step: it tells `on_step` how many of all passes' steps are done."""
     strengths = [
         1.0 if request.original is None else request.original.strength,
         *([] if request.hires_fix is None else [request.hires_fix.strength]),
@@ -272,7 +272,7 @@ def _counter(request: DrawRequest, heard: Heard | None) -> Callable[[], None]:
 
     def stepped() -> None:
         step = next(done)
-        if heard is not None:
-            heard(step, total)
+        if on_step is not None:
+            on_step(step, total)
 
     return stepped

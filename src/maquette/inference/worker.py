@@ -28,8 +28,8 @@ from maquette.core.registry import UnknownName
 from maquette.core.weights import BrokenWeights
 from maquette.families.base import (
     BadPicture,
-    Heard,
     NotFinite,
+    OnStep,
     UnmatchedLora,
     Unsupported,
 )
@@ -67,14 +67,14 @@ class Worker:
     def __init__(self, bases: Residents) -> None:
         self._bases = bases
 
-    def answer(self, message: ToWorker, heard: Heard) -> Drawn | Compared | Refused:
+    def answer(self, message: ToWorker, on_step: OnStep) -> Drawn | Compared | Refused:
         """Carry out a request, or say why not.
 
         Raises:
-            HungUp: as `heard` does.
+            HungUp: as `on_step` does.
         """
         try:
-            return self._drawn(message, heard) if isinstance(message, Draw) else self._compared(message, heard)
+            return self._drawn(message, on_step) if isinstance(message, Draw) else self._compared(message, on_step)
         except HungUp:
             raise
         except Exception as error:
@@ -85,19 +85,19 @@ class Worker:
         clean = self._tidied(reason) and reason is not Refusal.INTERNAL
         return Refused(number=message.number, reason=reason, message=words, clean=clean, loaded=self._bases.loaded)
 
-    def _drawn(self, message: Draw, heard: Heard) -> Drawn:
+    def _drawn(self, message: Draw, on_step: OnStep) -> Drawn:
         resident = self._bases.use(message.base)
         self._use_loras(resident, message.request)
-        picture = encoded(resident.pipeline.draw(message.request, heard), message.format)
+        picture = encoded(resident.pipeline.draw(message.request, on_step), message.format)
         return Drawn(number=message.number, picture=picture, loaded=self._bases.loaded)
 
-    def _compared(self, message: Compare, heard: Heard) -> Compared:
+    def _compared(self, message: Compare, on_step: OnStep) -> Compared:
         sample, request = decoded(message.sample), message.request
         resident = self._bases.use(message.base)
         self._use_loras(resident, request)
-        drawn = resident.pipeline.draw(request, lambda step, steps: heard(step, 2 * steps))
+        drawn = resident.pipeline.draw(request, lambda step, steps: on_step(step, 2 * steps))
         resident.adapters.activate(())
-        plain = resident.pipeline.draw(request, lambda step, steps: heard(steps + step, 2 * steps))
+        plain = resident.pipeline.draw(request, lambda step, steps: on_step(steps + step, 2 * steps))
         return Compared(
             number=message.number,
             from_sample=difference(drawn, sample),
@@ -175,11 +175,11 @@ def _without_folders(words: str, message: ToWorker) -> str:
     return words
 
 
-def _telling(channel: Channel, number: int) -> Heard:
+def _telling(channel: Channel, number: int) -> OnStep:
     """Tell the server of each step, and notice when it is gone."""
 
-    def heard(step: int, steps: int) -> None:
+    def on_step(step: int, steps: int) -> None:
         channel.check()
         channel.send(Progress(number, step, steps))
 
-    return heard
+    return on_step

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from maquette.core.drawing import Draw, DrawRequest, ToWorker
 from maquette.core.rehearsal import Breakdown, asked_for
-from maquette.families.base import Heard
+from maquette.families.base import OnStep
 from maquette.inference import worker
 from maquette.inference.worker import Worker
 from maquette.trainer import loop
@@ -94,11 +94,11 @@ def _at_rate(learning_rate: float, attempt: Attempt) -> Attempt:
 class BreakingWorker(Worker):
     """Draws what it is asked for, or what no device can."""
 
-    def answer(self, message: ToWorker, heard: Heard) -> Any:
+    def answer(self, message: ToWorker, on_step: OnStep) -> Any:
         """See `Worker.answer`."""
         if isinstance(message, Draw):
             message = structs.replace(message, request=_breaking(message.request))
-        return super().answer(message, heard)
+        return super().answer(message, on_step)
 
 
 serve = partial(worker.serve, kind=BreakingWorker)

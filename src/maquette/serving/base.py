@@ -120,7 +120,7 @@ class WorkerLost(Exception):
     """The worker that had the job is gone; it may be given again."""
 
 
-Heard = Callable[[int, int], None]
+OnStep = Callable[[int, int], None]
 """Called with the denoising steps done and all there are; the first call says that a worker has begun."""
 
 
@@ -141,10 +141,10 @@ class Pool(Protocol):
         """Make ready; jobs may be given at once. Workers are started when there is a first job."""
         ...
 
-    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         """Draw a picture; answers its file's bytes.
 
-        `heard` is called before the worker has done the first step, and never after this has returned or was
+        `on_step` is called before the worker has done the first step, and never after this has returned or was
         cancelled. What it raises ends the job for the caller.
 
         Raises:

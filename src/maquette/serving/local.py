@@ -15,8 +15,8 @@ from maquette.serving.base import (
     CompareJob,
     Comparison,
     DrawJob,
-    Heard,
     JobRefused,
+    OnStep,
     Pool,
     PoolSettings,
     PoolState,
@@ -109,13 +109,13 @@ class LocalPool(Pool):
                 for number in range(self.workers)
             ]
 
-    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         """See `Pool.draw`."""
         held = self._loras.hold(job.loras)
         await self._bring(held)
         request = replace(job.request, loras=_uses(held, job.loras))
         message = Draw(number=next(self._numbers), base=job.base, request=request, format=job.format)
-        answer, _ = await self._carry_out(_Job(message, held, heard))
+        answer, _ = await self._carry_out(_Job(message, held, on_step))
         assert isinstance(answer, Drawn)
         return answer.picture
 
@@ -321,11 +321,11 @@ class _Job:
         answer: what the worker answers, and the versions of the libraries with which it did; cancelled with the caller.
     """
 
-    def __init__(self, message: ToWorker, held: Held, heard: Heard) -> None:
+    def __init__(self, message: ToWorker, held: Held, on_step: OnStep) -> None:
         self.message = message
         self.held = held
         self.answer: asyncio.Future[tuple[Answer, dict[str, str]]] = asyncio.get_running_loop().create_future()
-        self._heard = heard
+        self._on_step = on_step
 
     @property
     def number(self) -> int:
@@ -337,7 +337,7 @@ class _Job:
         if self.answer.done():
             return
         try:
-            self._heard(step, steps)
+            self._on_step(step, steps)
         except Exception as error:
             self.answer.set_exception(error)
 

@@ -29,7 +29,7 @@ from maquette.core.drawing import (
     unpack,
 )
 from maquette.core.processes import identify
-from maquette.serving.base import DEVICE, Heard, PoolSettings, WorkerLost
+from maquette.serving.base import DEVICE, OnStep, PoolSettings, WorkerLost
 
 LOOK_AGAIN = 0.02
 """Seconds between two looks at a process that was killed."""
@@ -84,7 +84,7 @@ class Worker:
             raise WorkerLost(f"the worker speaks protocol {ready.protocol}, this server {PROTOCOL}")
         self.versions = {DEVICE: ready.device, **ready.versions}
 
-    async def ask(self, message: ToWorker, heard: Heard) -> Answer:
+    async def ask(self, message: ToWorker, on_step: OnStep) -> Answer:
         """Have a request carried out; answers what the worker did.
 
         Raises:
@@ -97,7 +97,7 @@ class Worker:
                 said = await self._receive()
             match said:
                 case Progress(number=message.number):
-                    heard(said.step, said.steps)
+                    on_step(said.step, said.steps)
                 case Refused(number=message.number):
                     return self._answered(said)
                 case Drawn(number=message.number) if isinstance(message, Draw):

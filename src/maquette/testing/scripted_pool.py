@@ -32,8 +32,8 @@ from maquette.serving.base import (
     CompareJob,
     Comparison,
     DrawJob,
-    Heard,
     JobRefused,
+    OnStep,
     Pool,
     PoolState,
     StoredLora,
@@ -126,10 +126,10 @@ class ScriptedPool(Pool):
     async def start(self) -> None:
         """See `Pool.start`; there is nothing to start."""
 
-    async def draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         """See `Pool.draw`."""
         self.given.append(job)
-        caller = _Caller(heard)
+        caller = _Caller(on_step)
         try:
             return await self._carry_out(self._draw(job, caller.hear))
         finally:
@@ -184,11 +184,11 @@ class ScriptedPool(Pool):
             # Where the caller has gone nobody else asks for it.
             task.exception()
 
-    async def _draw(self, job: DrawJob, heard: Heard) -> bytes:
+    async def _draw(self, job: DrawJob, on_step: OnStep) -> bytes:
         arrival = next(self._numbers)
         await self._fetch(job.loras)
         async with self._worker(arrival, job.base, job.loras):
-            await self._step(job.request, self._turn(job.request), heard)
+            await self._step(job.request, self._turn(job.request), on_step)
             return flat_picture(job.base, job.request, job.loras, job.format)
 
     async def _compare(self, job: CompareJob) -> Comparison:
@@ -240,19 +240,19 @@ class ScriptedPool(Pool):
         turns = self._turns.get(request.prompt)
         return turns.pop(0) if turns else Turn()
 
-    async def _step(self, request: DrawRequest, turn: Turn, heard: Heard) -> None:
+    async def _step(self, request: DrawRequest, turn: Turn, on_step: OnStep) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._waiting.discard(task)
         self._begun.add(task)
-        heard(0, request.steps)
+        on_step(0, request.steps)
         for step in range(1, request.steps + 1):
             await asyncio.sleep(self._step_seconds if turn.step_seconds is None else turn.step_seconds)
             if step > request.steps // 2 and turn.loses_worker:
                 raise WorkerLost(turn.words)
             if step > request.steps // 2 and turn.refusal:
                 raise JobRefused(turn.refusal, turn.words)
-            heard(step, request.steps)
+            on_step(step, request.steps)
 
 
 def _unheard(_step: int, _steps: int) -> None:
@@ -262,13 +262,13 @@ def _unheard(_step: int, _steps: int) -> None:
 class _Caller:
     """Who waits for a picture, as long as it does."""
 
-    def __init__(self, heard: Heard) -> None:
-        self._heard = heard
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
         self.listens = True
 
     def hear(self, step: int, steps: int) -> None:
         if self.listens:
-            self._heard(step, steps)
+            self._on_step(step, steps)
 
 
 def flat_picture(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from maquette.core.progress import Resumed, SamplesDrawn, Validated
 from maquette.core.specs import SampleSpec
-from maquette.families.base import Heard
+from maquette.families.base import OnStep
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Beside, TrainingState
@@ -39,7 +39,7 @@ class Keeper:
     attempt: Attempt
     evaluation: Evaluation
     header: Mapping[str, str]
-    draw: Callable[[SampleSpec, Heard], Image.Image]
+    draw: Callable[[SampleSpec, OnStep], Image.Image]
     make_ready: Callable[[], None]
 
     def keep_beginning(self, state: TrainingState) -> None:

@@ -14,7 +14,7 @@ from maquette.core.drawing import DrawRequest, sample_request
 from maquette.core.errors import InvalidRequest
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import SampleSpec, TrainingSpec
-from maquette.families.base import Bring, Frame, Heard, NotFinite, Pipeline, Unsupported
+from maquette.families.base import Bring, Frame, NotFinite, OnStep, Pipeline, Unsupported
 from maquette.trainer.data import Example
 from maquette.trainer.divergence import ADVICE
 from maquette.trainer.failures import RunFailed
@@ -26,11 +26,11 @@ CLASSES = "classes"
 """Owner of what became of class pictures."""
 
 
-def draw_sample(pipeline: Pipeline, sample: SampleSpec, heard: Heard, bring: Bring) -> Image.Image:
+def draw_sample(pipeline: Pipeline, sample: SampleSpec, on_step: OnStep, bring: Bring) -> Image.Image:
     """A picture with the LoRA as it stands.
 
     Args:
-        heard: called after each denoising step; what it raises ends the drawing.
+        on_step: called after each denoising step; what it raises ends the drawing.
         bring: called with the part that drawing needs next.
 
     Raises:
@@ -38,7 +38,7 @@ def draw_sample(pipeline: Pipeline, sample: SampleSpec, heard: Heard, bring: Bri
         BrokenBase: a part of the base can't be used.
     """
     try:
-        return _draw(pipeline, sample_request(sample), bring, heard)
+        return _draw(pipeline, sample_request(sample), bring, on_step)
     except NotFinite as error:
         raise RunFailed(Reason.DIVERGED, f"drawing with the LoRA, {error}; {ADVICE}") from error
 
@@ -86,8 +86,8 @@ def _draw_class_picture(pipeline: Pipeline, request: DrawRequest, bring: Bring) 
         ) from error
 
 
-def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring, heard: Heard | None = None) -> Image.Image:
+def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring, on_step: OnStep | None = None) -> Image.Image:
     try:
-        return pipeline.draw(request, heard, bring)
+        return pipeline.draw(request, on_step, bring)
     except Unsupported as error:
         raise RunFailed(Reason.UNSUPPORTED, f"the sample can't be drawn: {error}") from error

@@ -118,15 +118,15 @@ class TestPlain:
         assert pipeline.draw(replace(REQUEST, width=width, height=height)).size == (width, height)
 
     def test_steps_are_told_of(self, pipeline: Sd15Pipeline) -> None:
-        heard: list[tuple[int, int]] = []
+        steps_told: list[tuple[int, int]] = []
         request = replace(
             REQUEST,
             sampler=Sampler.HEUN,
             original=Original(picture_file((64, 48)), 0.75),
             hires_fix=HiresFix(80, 64, strength=0.5),
         )
-        pipeline.draw(request, lambda step, steps: heard.append((step, steps)))
-        assert heard == [(step, 5) for step in range(1, 6)]
+        pipeline.draw(request, lambda step, steps: steps_told.append((step, steps)))
+        assert steps_told == [(step, 5) for step in range(1, 6)]
 
     @pytest.mark.parametrize("sampler", Sampler)
     def test_a_seed_decides_the_picture_with_every_sampler(self, pipeline: Sd15Pipeline, sampler: Sampler) -> None:
@@ -137,14 +137,14 @@ class TestPlain:
         assert not same(first, pipeline.draw(replace(request, seed=6)))
 
     def test_an_error_on_the_way_leaves_nothing_behind(self, pipeline: Sd15Pipeline, tmp_path: Path) -> None:
-        def heard(step: int, steps: int) -> None:
+        def on_step(step: int, steps: int) -> None:
             raise KeyboardInterrupt
 
         path = tmp_path / "embedding.safetensors"
         safetensors.torch.save_file({"emb_params": torch.ones(2, 32)}, path)
         request = replace(REQUEST, prompt="a word", sampler=Sampler.DPMPP_SDE, embeddings=(word(path),))
         with pytest.raises(KeyboardInterrupt):
-            pipeline.draw(request, heard)
+            pipeline.draw(request, on_step)
 
     @pytest.mark.parametrize("part", ["unet", "vae"])
     def test_numbers_that_are_not_finite_are_no_picture(self, bases: Callable[..., Path], part: str) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from maquette.core.drawing import DrawRequest
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import TrainingSpec
-from maquette.families.base import Bring, Heard, NotFinite, Unsupported, all_there
+from maquette.families.base import Bring, NotFinite, OnStep, Unsupported, all_there
 from maquette.testing.factories import training_spec
 from maquette.trainer.failures import failed
 from maquette.trainer.sampling import CLASSES, class_examples, draw_sample
@@ -24,7 +24,7 @@ class Drawing:
         self.asked: list[DrawRequest] = []
         self.brings: list[Bring] = []
 
-    def draw(self, request: DrawRequest, heard: Heard | None, bring: Bring) -> Image.Image:
+    def draw(self, request: DrawRequest, on_step: OnStep | None, bring: Bring) -> Image.Image:
         self.asked.append(request)
         self.brings.append(bring)
         return Image.new("RGB", (request.width, request.height))
