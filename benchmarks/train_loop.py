@@ -40,7 +40,7 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.ids import sha256_hex
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture, Preparation, SampleSpec
-from maquette.families.base import Family, OnStep, Pipeline, load_family
+from maquette.families.base import Family, OnStep, Pipeline, all_there, load_family
 from maquette.families.precision import working
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
@@ -347,7 +347,7 @@ def encode(pipeline: Pipeline, subject: Subject, reporter: Reporter) -> EncodedE
     store = open_store(attempt, subject.device)
     examples = prepare(attempt, store, between=nothing)
     return EncodedExamples.encode(
-        pipeline, examples, train_text_encoder=False, between=nothing, store=store, bring=lambda *_: None
+        pipeline, examples, train_text_encoder=False, between=nothing, store=store, bring=all_there
     )
 
 

@@ -53,10 +53,9 @@ class LatentPosterior:
     mean: torch.Tensor
     std: torch.Tensor
 
-    def sample(self, rows: Sequence[int], random: torch.Generator) -> torch.Tensor:
-        """Latents of some of the pictures; noise comes from the CPU, so that every device sees the same."""
-        mean, std = self.mean[rows], self.std[rows]
-        return mean + std * torch.randn(mean.shape, generator=random).to(mean.device)
+    def sample(self, random: torch.Generator) -> torch.Tensor:
+        """Latents of each picture, drawn anew; noise comes from the CPU, so that every device sees the same."""
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=random).to(self.mean.device)
 
 
 OnStep: TypeAlias = Callable[[int, int], None]

@@ -186,7 +186,7 @@ class LatentPipeline(ABC):
         bring(Part.AUTOENCODER)
         scale = autoencoder.pixels_per_latent
         pixels = read_original(original.picture, width * scale, height * scale)
-        latents = autoencoder.encode(pixels).sample([0], denoising.random)
+        latents = autoencoder.encode(pixels).sample(denoising.random)
         bring(Part.DENOISER)
         return denoising.from_latents(latents, original.strength)
 

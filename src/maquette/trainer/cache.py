@@ -12,6 +12,7 @@ from typing import Self
 import torch
 
 from maquette.families.base import (
+    Bring,
     Conditioning,
     Frame,
     LatentPosterior,
@@ -98,8 +99,8 @@ class EncodedExamples:
         *,
         train_text_encoder: bool,
         between: Callable[[], None],
-        store: TensorStore | None = None,
-        bring: Callable[..., None] = lambda *_: None,
+        store: TensorStore,
+        bring: Bring,
     ) -> Self:
         """Encode one example after the other, so that memory does not grow with their number.
 
@@ -110,7 +111,7 @@ class EncodedExamples:
             train_text_encoder: what it makes of prompts is then encoded anew at each step.
             between: called before each example; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
-            bring: called with the pipeline's part that is about to be used, see `Residency.bring`.
+            bring: called with the pipeline's part that is about to be used.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
@@ -148,7 +149,7 @@ class EncodedExamples:
         posterior = LatentPosterior(
             mean=torch.cat([one.mean for one in views]), std=torch.cat([one.std for one in views])
         )
-        latents = posterior.sample(list(range(len(rows))), random)
+        latents = posterior.sample(random)
         return Shown(places, latents, prompts, frames, objective.noising(latents, random))
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
@@ -171,10 +172,8 @@ def _prompts(examples: Sequence[Example]) -> Iterator[str]:
     yield from dict.fromkeys([*said, NOTHING] if any(example.dropout for example in examples) else said)
 
 
-def _encoded_picture(
-    pipeline: Pipeline, example: Example, store: TensorStore | None, bring: Callable[..., None]
-) -> LatentPosterior:
-    kept = store.read(example.owner, example.name) if store and example.owner else None
+def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore, bring: Bring) -> LatentPosterior:
+    kept = store.read(example.owner, example.name)
     if kept is None:
         pixels = to_pixels(example.picture())[None]
         bring(Part.AUTOENCODER)
@@ -185,18 +184,14 @@ def _encoded_picture(
             "mean": torch.cat([one.mean for one in posteriors]).cpu(),
             "std": torch.cat([one.std for one in posteriors]).cpu(),
         }
-        if store and example.owner:
-            store.write(example.owner, example.name, kept, example.notes)
+        store.write(example.owner, example.name, kept, example.notes)
     return LatentPosterior(mean=kept["mean"], std=kept["std"])
 
 
-def _encoded_prompt(
-    pipeline: Pipeline, prompt: str, store: TensorStore | None, bring: Callable[..., None]
-) -> Conditioning:
-    kept = store.read(PROMPTS, prompt) if store else None
+def _encoded_prompt(pipeline: Pipeline, prompt: str, store: TensorStore, bring: Bring) -> Conditioning:
+    kept = store.read(PROMPTS, prompt)
     if kept is None:
         bring(Part.TEXT_ENCODERS)
         kept = {name: values.cpu() for name, values in pipeline.encode_prompts([prompt]).items()}
-        if store:
-            store.write(PROMPTS, prompt, kept)
+        store.write(PROMPTS, prompt, kept)
     return kept

@@ -17,19 +17,19 @@ class Example:
         picture: makes it anew, RGB, sides multiples of 64; called only where its latents are not kept.
         wordings: what it may be called; never empty.
         frame: what it was before.
+        owner, name: where its latents are kept, see `TensorStore`.
         dropout: how often it is called nothing, 0..1.
         mirrored: whether it is shown mirrored every other time.
-        owner, name: where its latents are kept, see `TensorStore`; without an owner they are not.
         notes: to be kept beside them.
     """
 
     picture: Callable[[], Image.Image]
     wordings: tuple[str, ...]
     frame: Frame
+    owner: str
+    name: str
     dropout: float = 0.0
     mirrored: bool = False
-    owner: str | None = None
-    name: str = ""
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part
+from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part, all_there
 from maquette.families.drawing import to_pixels
 from maquette.families.flux1.pipeline import Flux1Pipeline
 from maquette.families.sd15.pipeline import Sd15Pipeline
@@ -21,6 +21,8 @@ from maquette.trainer.tensor_store import TensorStore
 pytestmark = pytest.mark.torch
 
 CPU = torch.device("cpu")
+NOTHING_KEPT = TensorStore(Path("nowhere"), 0, "base")
+"""A store that has room for nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def example(
 
 
 def encode(
-    pipeline: Counting, *examples: Example, store: TensorStore | None = None, text: bool = False
+    pipeline: Counting, *examples: Example, store: TensorStore = NOTHING_KEPT, text: bool = False
 ) -> EncodedExamples:
     return EncodedExamples.encode(
         pipeline,  # pyright: ignore[reportArgumentType]
@@ -96,6 +98,7 @@ def encode(
         train_text_encoder=text,
         between=lambda: None,
         store=store,
+        bring=all_there,
     )
 
 
@@ -148,7 +151,7 @@ def test_each_part_of_the_pipeline_is_asked_for_when_it_is_needed_and_no_sooner(
             train_text_encoder=False,
             between=lambda: None,
             store=store,
-            bring=parts.append,
+            bring=lambda *brought: parts.extend(brought),
         )
         return parts
 
@@ -296,8 +299,3 @@ class TestKept:
         store = TensorStore(tmp_path, 1 << 20, "base")
         encode(counting, example(0), store=store)
         assert store.notes("sha-0", "prepared") == {"facts": "{}"}
-
-    def test_what_has_no_owner_is_not_kept(self, counting: Counting, tmp_path: Path) -> None:
-        store = TensorStore(tmp_path, 1 << 20, "base")
-        encode(counting, Example(picture, ("a",), WHOLE), store=store, text=True)
-        assert list(tmp_path.iterdir()) == []
