@@ -1,12 +1,14 @@
 """Loading a base's folder with diffusers."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 
 from maquette.core.basefolder import MODEL_INDEX, WEIGHTS, BrokenBase, read_config, single_file
 from maquette.families.precision import resting
@@ -38,7 +40,10 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
     """
     try:
         return _loaded(library, base, device, absent)
-    except (BrokenBase, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except SingleFileComponentError as error:
+        lacking = _lacking(error, base, _models(base, absent))
+        raise BrokenBase(f"the base in {base} can't be loaded: {lacking}") from error
+    except (BrokenBase, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
 
 
@@ -91,6 +96,16 @@ def _apart(model: _Model, base: Path, file: Path, device: torch.device) -> Any:
             base / model.name, dtype=_resting(model.name, device), local_files_only=True, use_safetensors=True
         )
     return library.from_single_file(str(file), config=str(base), subfolder=model.name, local_files_only=True)
+
+
+def _lacking(error: SingleFileComponentError, base: Path, models: Sequence[_Model]) -> str:
+    """Whose weights are nowhere. The library names a class, and then says what to do about it in Python."""
+    said = str(error)
+    classes = set(re.findall(r"\w+", said))
+    names = [model.name for model in models if model.kind in classes and not _has_weights(base, model.name)]
+    if not names:
+        return said
+    return f"the file beside its folders has no weights of the {' or the '.join(names)}, and {base / names[0]} has none"
 
 
 def _has_weights(base: Path, component: str) -> bool:

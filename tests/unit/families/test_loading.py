@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from maquette.core.basefolder import BrokenBase
 from maquette.families.base import Part, Pipeline
 from maquette.families.precision import resting
 from maquette.families.sd15.pipeline import Sd15Pipeline
@@ -45,6 +46,23 @@ def test_a_file_of_eight_bit_numbers_is_read_as_what_they_say(tmp_path: Path, ha
     changed = [name for name, tensor in exact.items() if not torch.equal(read[name], tensor)]
     assert changed
     assert all(torch.equal(read[name], exact[name].to(EIGHT_BITS).to(torch.float32)) for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("component", "prefix"),
+    [("unet", "model.diffusion_model."), ("vae", "first_stage_model."), ("text_encoder", "cond_stage_model.")],
+)
+def test_a_file_that_lacks_a_part_is_refused_with_its_name(tmp_path: Path, component: str, prefix: str) -> None:
+    base = build_tiny_base(tmp_path / "base")
+    folder = sd15_in_one_file(base, tmp_path / "file")
+    lacking = {name: tensor for name, tensor in load_file(folder / FILE).items() if not name.startswith(prefix)}
+    save_file(lacking, folder / FILE)
+    said = rf"{folder} can't be loaded: the file .* no weights of the {component}, and {folder / component} has none$"
+    with pytest.raises(BrokenBase, match=said):
+        Sd15Pipeline.load(folder, CPU)
+
+    shutil.copytree(base / component, folder / component, dirs_exist_ok=True)
+    Sd15Pipeline.load(folder, CPU)
 
 
 class Enlarged(TorchDispatchMode):
