@@ -1,7 +1,7 @@
 """Loading a base's folder with diffusers."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,39 +47,6 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
         raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
 
 
-def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
-    models = _models(base, absent)
-    file = single_file(base, [model.name for model in models])
-    if file is None:
-        return library.from_pretrained(
-            str(base),
-            dtype={"default": resting(device), AUTOENCODER: torch.float32},
-            local_files_only=True,
-            use_safetensors=True,
-            **absent,
-        )
-    # The library would expect the weights of these in the file, too, and the autoencoder's in the others' numbers.
-    apart = {
-        model.name: _apart(model, base, file, device)
-        for model in models
-        if model.name == AUTOENCODER or _has_weights(base, model.name)
-    }
-    # In float32 first, FLUX.1's transformer would take 48 GB. Told nothing that is what it reads in; told so, it warns.
-    dtype = None if resting(device) is torch.float32 else resting(device)
-    parts = library.from_single_file(
-        str(file), config=str(base), dtype=dtype, local_files_only=True, **(apart | dict(absent))
-    )
-    for model in models:
-        if model.library == "transformers":
-            # Out of a file the library leaves some as they train, and what two layers share with one of them alone.
-            parts.components[model.name].eval().tie_weights()
-    return parts
-
-
-def _resting(component: str, device: torch.device) -> torch.dtype:
-    return torch.float32 if component == AUTOENCODER else resting(device)
-
-
 class _Model(NamedTuple):
     """A component that has weights: its name, and the class and library that `model_index.json` names."""
 
@@ -87,15 +54,58 @@ class _Model(NamedTuple):
     library: str
     kind: str
 
+    @property
+    def loader(self) -> Any:
+        """Its class."""
+        return getattr(LIBRARIES[self.library], self.kind)
 
-def _apart(model: _Model, base: Path, file: Path, device: torch.device) -> Any:
-    """A component out of its own folder; the autoencoder out of the file, where its folder has no weights."""
-    library = getattr(LIBRARIES[model.library], model.kind)
-    if _has_weights(base, model.name):
+
+def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
+    models = _models(base, absent)
+    file = single_file(base, [model.name for model in models])
+    # The library would not tell what folders lack, would expect the weights of all in a file, and read the autoencoder
+    # in the others' numbers.
+    given = dict(absent) | {
+        model.name: _given(model, base, file, device)
+        for model in models
+        if model.name == AUTOENCODER or _has_weights(base, model.name)
+    }
+    if file is None:
         return library.from_pretrained(
-            base / model.name, dtype=_resting(model.name, device), local_files_only=True, use_safetensors=True
+            str(base), dtype=resting(device), local_files_only=True, use_safetensors=True, **given
         )
-    return library.from_single_file(str(file), config=str(base), subfolder=model.name, local_files_only=True)
+    # In float32 first, FLUX.1's transformer would take 48 GB. Told nothing that is what it reads in; told so, it warns.
+    dtype = None if resting(device) is torch.float32 else resting(device)
+    parts = library.from_single_file(str(file), config=str(base), dtype=dtype, local_files_only=True, **given)
+    for model in models:
+        component = parts.components[model.name]
+        if model.library == "transformers":
+            # Out of a file the library leaves some as they train, and what two layers share with one of them alone.
+            component.eval().tie_weights()
+        _check_whole(file, model, [name for name, weight in component.named_parameters() if weight.is_meta])
+    return parts
+
+
+def _given(model: _Model, base: Path, file: Path | None, device: torch.device) -> Any:
+    """A component out of its own folder; the autoencoder out of the file, where its folder has no weights."""
+    folder = base / model.name
+    if file is not None and not _has_weights(base, model.name):
+        return model.loader.from_single_file(str(file), config=str(base), subfolder=model.name, local_files_only=True)
+    component, told = model.loader.from_pretrained(
+        folder,
+        dtype=torch.float32 if model.name == AUTOENCODER else resting(device),
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    _check_whole(folder, model, told["missing_keys"])
+    return component
+
+
+def _check_whole(path: Path, model: _Model, lacking: Collection[str]) -> None:
+    """The libraries make up what files lack, as values to train from or as none at all, and only warn."""
+    if lacking:
+        raise BrokenBase(f"{path} lacks {len(lacking)} weights of the {model.name}: {', '.join(sorted(lacking)[:3])}")
 
 
 def _lacking(error: SingleFileComponentError, base: Path, models: Sequence[_Model]) -> str:
@@ -113,6 +123,8 @@ def _has_weights(base: Path, component: str) -> bool:
 
 
 def _models(base: Path, absent: Mapping[str, Any]) -> list[_Model]:
+    """Those that the base has; a component of another library is the pipeline's own affair."""
     index = read_config(base / MODEL_INDEX)
     declared = [(name, pair) for name, pair in index.items() if isinstance(pair, list) and name not in absent]
-    return [_Model(name, *pair) for name, pair in declared if (base / name / CONFIG).exists()]
+    known = [_Model(name, *pair) for name, pair in declared if pair[0] in LIBRARIES]
+    return [model for model in known if (base / model.name / CONFIG).exists()]

@@ -1,5 +1,6 @@
 """Bases whose weights are in one file, in whatever numbers it has."""
 
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,28 @@ def test_a_file_that_lacks_a_part_is_refused_with_its_name(tmp_path: Path, compo
 
     shutil.copytree(base / component, folder / component, dirs_exist_ok=True)
     Sd15Pipeline.load(folder, CPU)
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_a_folder_that_lacks_weights_is_refused_with_their_names(tmp_path: Path, component: str) -> None:
+    """The libraries would make some up."""
+    base = build_tiny_base(tmp_path / "base")
+    file = next((base / component).glob("*.safetensors"))
+    whole = load_file(file)
+    lacking = sorted(whole)[:2]
+    save_file({name: whole[name] for name in whole if name not in lacking}, file, metadata={"format": "pt"})
+    said = f"{base / component} lacks 2 weights of the {component}: {', '.join(lacking)}"
+    with pytest.raises(BrokenBase, match=re.escape(said)):
+        Sd15Pipeline.load(base, CPU)
+
+
+def test_a_file_that_lacks_weights_of_a_text_encoder_is_refused_with_their_names(tmp_path: Path) -> None:
+    folder = sd15_in_one_file(build_tiny_base(tmp_path / "base"), tmp_path / "file")
+    lacking = {name: tensor for name, tensor in load_file(folder / FILE).items() if "layers.0.layer_norm1" not in name}
+    save_file(lacking, folder / FILE)
+    said = rf"{folder / FILE} lacks 2 weights of the text_encoder: .*layer_norm1\.bias, "
+    with pytest.raises(BrokenBase, match=said):
+        Sd15Pipeline.load(folder, CPU, waiting=True)
 
 
 class Enlarged(TorchDispatchMode):
