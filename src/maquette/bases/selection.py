@@ -14,10 +14,8 @@ from msgspec import Struct
 from maquette.bases.folder import PICKLED, SHARD
 from maquette.bases.hub import HubFile, Listing, Unobtainable
 from maquette.bases.look import SAFETENSORS
-from maquette.core.basefolder import MODEL_INDEX, BaseLayout
+from maquette.core.basefolder import MODEL_INDEX, SMALL_SUFFIXES, BaseLayout
 
-SMALL = (".json", ".txt", ".model")
-"""What configurations and tokenizers end in."""
 SHARDS_INDEX = f"{SAFETENSORS}.index.json"
 USUAL = ("diffusion_pytorch_model", "model")
 """What libraries call a component's weights."""
@@ -128,7 +126,7 @@ def of_weights(names: Collection[str]) -> dict[str, str]:
 
 def is_small(name: str) -> bool:
     """Whether a component's file is a configuration or a tokenizer's; what lists parts of weights is neither."""
-    return name.endswith(SMALL) and ".index." not in name
+    return PurePosixPath(name).suffix in SMALL_SUFFIXES and ".index." not in name
 
 
 def _no_weights(listing: Listing, folder: str, names: Iterable[str]) -> Unobtainable:

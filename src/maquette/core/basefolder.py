@@ -16,8 +16,10 @@ from maquette.core.files import file_sha256
 MODEL_INDEX = "model_index.json"
 WEIGHTS = "*.safetensors"
 
-DECIDING_SUFFIXES = frozenset({".safetensors", ".json", ".txt"})
-"""Weights, configurations and tokenizer files. Model cards and pictures beside them decide nothing."""
+SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".spm", ".codes", ".tiktoken", ".jinja"})
+"""Of configurations and of all that tokenizers read: words and their pieces, and templates of what they are told."""
+DECIDING_SUFFIXES = SMALL_SUFFIXES | {".safetensors"}
+"""Model cards and pictures beside them decide nothing."""
 
 
 class ComponentLayout(Struct, frozen=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maquette.bases.folder import BaseFolder, inspect_base
-from maquette.core.basefolder import BrokenBase
+from maquette.core.basefolder import BrokenBase, base_sha256
 from maquette.families.registry import layouts
 from maquette.testing.paper_bases import CONFIGS, DECLARED, WEIGHTS, paper_base, paper_checkpoint, paper_weights
 
@@ -34,6 +34,24 @@ def test_the_hash_stays_when_the_folder_moves_or_its_card_changes(folder: Path, 
     (copy / ".cache").mkdir()
     (copy / ".cache" / "leftover.json").write_text("{}")
     assert inspect(copy).sha256 == before
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "source.spm", "bpe.codes", "qwen.tiktoken", "chat_template.jinja"])
+def test_the_hash_changes_with_what_a_tokenizer_reads(folder: Path, name: str) -> None:
+    hashes = [inspect(folder).sha256]
+    for content in ("a", "b"):
+        (folder / "tokenizer" / name).write_text(content)
+        hashes.append(inspect(folder).sha256)
+    assert len(set(hashes)) == 3
+
+
+def test_the_hash_is_what_it_always_was(tmp_path: Path) -> None:
+    """Tasks, models and caches name bases by it."""
+    files = {"model_index.json": "{}", "tokenizer/merges.txt": "a b", "unet/weights.safetensors": "w"}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert base_sha256(tmp_path) == "acf6897d2bdea25ecb5e860734998a863e04c6513a6a62a8d5e72ff8ced69565"
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "name"])
