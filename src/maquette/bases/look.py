@@ -10,12 +10,13 @@ from maquette.core.weights import BrokenWeights, read_header
 
 SAFETENSORS = ".safetensors"
 CONFIG = "config.json"
-AUTOENCODER = "AutoencoderKL"
+AUTOENCODER = "Autoencoder"
+"""In the names of diffusers' classes of them."""
 _BASE = f"which is a folder in diffusers layout with a {MODEL_INDEX}, or one {SAFETENSORS} file"
 EXPECTED = {
     BaseKind.CHECKPOINT: f"a checkpoint, {_BASE}",
     BaseKind.REFINER: f"a refiner, {_BASE}",
-    BaseKind.VAE: f"a VAE, which is the folder of an {AUTOENCODER} in diffusers layout",
+    BaseKind.VAE: "a VAE, which is the folder of an autoencoder in diffusers layout",
     BaseKind.EMBEDDING: f"an embedding, which is a {SAFETENSORS} file",
 }
 IN_ONE_FILE = "a checkpoint in one file"
@@ -85,12 +86,8 @@ def _look_at_folder(path: Path) -> Look:
         return Look("a checkpoint's folder", BaseKind.CHECKPOINT)
     if (path / CONFIG).exists():
         config = read_config(path / CONFIG)
-        name = config.get("_class_name") or config.get("model_type")
-        return (
-            Look("a VAE's folder", BaseKind.VAE)
-            if name == AUTOENCODER
-            else Look(f"the folder of {name or 'something'}")
-        )
+        name = str(config.get("_class_name") or config.get("model_type") or "something")
+        return Look("a VAE's folder", BaseKind.VAE) if AUTOENCODER in name else Look(f"the folder of {name}")
     files = sorted(path.glob(f"*{SAFETENSORS}"))
     if len(files) == 1:
         return _look_at_file(files[0])

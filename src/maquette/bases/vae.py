@@ -12,6 +12,8 @@ from maquette.core.basefolder import BaseLayout, BrokenBase, base_sha256, read_c
 
 INTO_LATENTS = "decoder.conv_in.weight"
 """The tensor whose second dimension is the number of latent channels."""
+CHANNELS = ("latent_channels", "z_dim")
+"""What diffusers' classes call their latents' channels."""
 PUBLISHED_CHANNELS = 4
 """Of latents whose folder does not say how many they have, as diffusers reads it."""
 PUBLISHED_SCALE = 0.18215
@@ -23,7 +25,7 @@ class VaeFolder(Struct, frozen=True):
 
     Attributes:
         path: absolute.
-        family: of the bases that it belongs to; the first where several have the same latents.
+        family: of the bases that it belongs to; the first where several have such.
         sha256: see `base_sha256`.
         latent_channels: a base whose own autoencoder has another number can't draw with it.
     """
@@ -44,11 +46,12 @@ def inspect_vae(path: Path, layouts: Mapping[str, BaseLayout]) -> VaeFolder:
     expect(root, BaseKind.VAE)
     config_file = root / CONFIG
     config = read_config(config_file)
-    channels = config.get("latent_channels", PUBLISHED_CHANNELS)
+    family = _family(config_file, config, layouts)
+    field = next((name for name in CHANNELS if name in config), CHANNELS[0])
+    channels = config.get(field, PUBLISHED_CHANNELS)
     if not isinstance(channels, int):
-        raise BrokenBase(f"{config_file}: latent_channels must be a whole number, got {channels!r}")
+        raise BrokenBase(f"{config_file}: {field} must be a whole number, got {channels!r}")
     _check_channels(root, channels)
-    family = _family(config_file, config.get("scaling_factor", PUBLISHED_SCALE), layouts)
     return VaeFolder(path=root, family=family, sha256=base_sha256(root), latent_channels=channels)
 
 
@@ -64,13 +67,24 @@ def _check_channels(root: Path, channels: int) -> None:
         )
 
 
-def _family(config_file: Path, scale: object, layouts: Mapping[str, BaseLayout]) -> str:
-    """By the number that brings latents to unit variance: nothing else in the folder tells families apart."""
-    for family, layout in layouts.items():
-        if scale in layout.latent_scales:
+def _family(config_file: Path, config: Mapping[str, object], layouts: Mapping[str, BaseLayout]) -> str:
+    """By its class, and where several families have that, by the number that brings latents to unit variance: nothing
+    else in the folder tells families apart.
+    """
+    kind, scale = str(config.get("_class_name")), config.get("scaling_factor", PUBLISHED_SCALE)
+    scales = {family: layout.autoencoders[kind] for family, layout in layouts.items() if kind in layout.autoencoders}
+    if not scales:
+        classes = ", ".join(f"{one} ({family})" for family, layout in layouts.items() for one in layout.autoencoders)
+        raise _unread(config_file, "an autoencoder of a class", classes, kind)
+    for family, numbers in scales.items():
+        if not numbers or scale in numbers:
             return family
-    known = ", ".join(f"{one} ({family})" for family, layout in layouts.items() for one in layout.latent_scales)
-    raise BrokenBase(
-        f"{config_file}: expected a scaling_factor of latents that a family of this installation reads, {known}, found"
-        f" {scale}; such an autoencoder is used only within its own base"
+    known = ", ".join(f"{one} ({family})" for family, numbers in scales.items() for one in numbers)
+    raise _unread(config_file, "a scaling_factor of latents", known, scale)
+
+
+def _unread(config_file: Path, what: str, known: str, found: object) -> BrokenBase:
+    return BrokenBase(
+        f"{config_file}: expected {what} that a family of this installation reads, {known}, found {found}; such an"
+        " autoencoder is used only within its own base"
     )

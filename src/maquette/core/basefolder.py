@@ -82,8 +82,8 @@ class BaseLayout(Struct, frozen=True):
         pipelines: pipeline classes that `model_index.json` may name.
         components: those that training and drawing load. A folder may hold more, which nobody looks at.
         files: how they were published in one file; none where they never were.
-        latent_scales: what latents of its published autoencoders are multiplied with, by which a folder of one is told;
-            none where they are not told by a number, and can't be added on their own.
+        autoencoders: by diffusers' classes of those that may be added on their own, what they multiply latents with,
+            by which a folder of one is told from other families'; no number where the class alone tells.
         embeddings: the tensors of a textual inversion for its text encoders, `OF_ONE_ENCODER` or `OF_TWO_ENCODERS`;
             none where it can't draw with such.
     """
@@ -91,7 +91,7 @@ class BaseLayout(Struct, frozen=True):
     pipelines: frozenset[str]
     components: Mapping[str, ComponentLayout]
     files: tuple[FileLayout, ...] = ()
-    latent_scales: tuple[float, ...] = ()
+    autoencoders: Mapping[str, tuple[float, ...]] = {}
     embeddings: tuple[str, ...] = ()
 
 

@@ -63,8 +63,24 @@ def test_a_vae_that_no_family_reads_is_told(vae: Path) -> None:
     write(vae / WEIGHTS, {INTO_LATENTS: np.zeros((8, 16, 3, 3), np.float16)})
     with pytest.raises(BrokenBase, match=r"0.18215 \(sd15\), .*0.3611 \(flux1\), found 1.5305"):
         inspect_vae(vae, LAYOUTS)
-    brought = replace(LAYOUTS["flux1"], latent_scales=(1.5305,))
+    brought = replace(LAYOUTS["flux1"], autoencoders={"AutoencoderKL": (1.5305,)})
     assert inspect_vae(vae, LAYOUTS | {"sd3": brought}).family == "sd3"
+
+
+def test_a_vae_of_another_class_is_told_by_it(vae: Path) -> None:
+    """Qwen-Image's says by other names how many channels it has, and how they are scaled."""
+    configure(vae, _class_name="AutoencoderKLQwenImage", scaling_factor=None, latent_channels=None, z_dim=16)
+    write(vae / WEIGHTS, {INTO_LATENTS: np.zeros((8, 16, 3, 3, 3), np.float16)})
+    with pytest.raises(
+        BrokenBase, match=r"of a class that .* reads, AutoencoderKL \(sd15\), .*, found AutoencoderKLQwenImage; such an"
+    ):
+        inspect_vae(vae, LAYOUTS)
+    brought = LAYOUTS | {"qwen": replace(LAYOUTS["flux1"], autoencoders={"AutoencoderKLQwenImage": ()})}
+    found = inspect_vae(vae, brought)
+    assert (found.family, found.latent_channels) == ("qwen", 16)
+    configure(vae, z_dim=4)
+    with pytest.raises(BrokenBase, match=f"for latents of 4 channels, .*, found {INTO_LATENTS} for 16"):
+        inspect_vae(vae, brought)
 
 
 def test_what_is_no_whole_vae_is_told(vae: Path) -> None:
@@ -193,7 +209,7 @@ AN_EMBEDDING = "found an embedding's file; add it with --kind embedding"
         (inspect_base, BUNDLED_PATH / "nowhere", "found nothing"),
         (inspect_base, BUNDLED_PATH / "README.md", "found a file that does not end in .safetensors"),
         (inspect_base, BUNDLED_PATH.parent, "found a folder with neither model_index.json nor config.json"),
-        (inspect_vae, BUNDLED_PATH, f"expected a VAE, which is the folder of an AutoencoderKL.*, {A_CHECKPOINT}"),
+        (inspect_vae, BUNDLED_PATH, f"expected a VAE, which is the folder of an autoencoder.*, {A_CHECKPOINT}"),
         (inspect_vae, BUNDLED_PATH / "unet", "found the folder of UNet2DConditionModel"),
         (inspect_vae, BUNDLED_PATH / "unet" / WEIGHTS, "found a UNet's file"),
         (inspect_embedding, BUNDLED_PATH, f"expected an embedding, which is .*, {A_CHECKPOINT}"),

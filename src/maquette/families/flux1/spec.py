@@ -100,7 +100,7 @@ SPEC = FamilySpec(
         files=tuple(
             _file(prefix, guided=guided) for prefix in ("", "model.diffusion_model.") for guided in (True, False)
         ),
-        latent_scales=(0.3611,),
+        autoencoders={"AutoencoderKL": (0.3611,)},
     ),
     keys={
         "transformer": ComponentKeys(kohya=("lora_unet", "lora_transformer"), renamed=PUBLISHED),

@@ -65,7 +65,7 @@ SPEC = FamilySpec(
         },
         files=FILES,
         # One is of those that have the other in their weights, as the bundled base.
-        latent_scales=(0.18215, 1.0),
+        autoencoders={"AutoencoderKL": (0.18215, 1.0)},
         embeddings=OF_ONE_ENCODER,
     ),
     keys={

@@ -106,7 +106,7 @@ SPEC = FamilySpec(
         },
         # Those that predict velocities say so by a tensor of this name, and nothing in them says how else they differ.
         files=(_file("v_pred"), _file(published="stabilityai/stable-diffusion-xl-base-1.0")),
-        latent_scales=(0.13025,),
+        autoencoders={"AutoencoderKL": (0.13025,)},
         embeddings=OF_TWO_ENCODERS,
     ),
     keys={
