@@ -358,6 +358,18 @@ class TestSamples:
         assert not list(directory.checkpoint(2).glob("*.png"))
 
 
+def test_who_stops_while_a_class_picture_is_drawn_waits_for_no_more_than_a_denoising_step(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_run(tmp_path / "run", base, with_prior_preservation=True)
+    drawn = fail_drawing(monkeypatch, failing=range(0), began=directory.stop.touch)
+    with pytest.raises(StopRequested, match="stopped at step 0"):
+        run_here(directory)
+    assert drawn == [1]
+    kept = {path.parent.name for path in directory.cache.rglob("*") if path.is_file()}
+    assert kept == {picture.sha256 for picture in read_spec(directory).training.pictures}
+
+
 def fail_drawing(
     monkeypatch: pytest.MonkeyPatch, *, failing: range, began: Callable[[], None] = lambda: None
 ) -> list[int]:

@@ -75,7 +75,7 @@ def run(attempt: Attempt) -> None:
         # Everything that is shown is encoded once, and with the bare base: no LoRA is attached yet. The rows of
         # `examples` are the pictures, behind them the class pictures, and then what is held out.
         reporter.phase(Phase.CACHE)
-        classes = class_examples(pipeline, training, residency.bring)
+        classes = class_examples(pipeline, training, lambda *_: stop_if_asked(), residency.bring)
         examples = EncodedExamples.encode(
             pipeline,
             [*instances, *classes, *held_out],

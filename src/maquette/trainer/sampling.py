@@ -38,7 +38,7 @@ def draw_sample(pipeline: Pipeline, sample: SampleSpec, on_step: OnStep, bring: 
         BrokenBase: a part of the base can't be used.
     """
     try:
-        return _draw(pipeline, sample_request(sample), bring, on_step)
+        return _draw(pipeline, sample_request(sample), on_step, bring)
     except NotFinite as error:
         raise RunFailed(Reason.DIVERGED, f"drawing with the LoRA, {error}; {ADVICE}") from error
 
@@ -51,23 +51,24 @@ def class_picture_count(spec: TrainingSpec) -> int:
     return max(MIN_CLASS_PICTURES, len(spec.learned)) if spec.settings.with_prior_preservation else 0
 
 
-def class_examples(pipeline: Pipeline, spec: TrainingSpec, bring: Bring) -> list[Example]:
+def class_examples(pipeline: Pipeline, spec: TrainingSpec, on_step: OnStep, bring: Bring) -> list[Example]:
     """The class pictures of a run; each is drawn when its latents are asked for and not kept from an earlier one.
 
     Their seeds don't depend on the run's: all of a tenant's runs with this base, prompt and size share them.
 
     Args:
+        on_step: called after each denoising step; what it raises ends the drawing, and nothing of that picture is kept.
         bring: called with the part that drawing needs next.
     """
-    return [_example(pipeline, spec, index, bring) for index in range(class_picture_count(spec))]
+    return [_example(pipeline, spec, index, on_step, bring) for index in range(class_picture_count(spec))]
 
 
-def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Bring) -> Example:
+def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, on_step: OnStep, bring: Bring) -> Example:
     prompt = spec.settings.class_prompt
     seed = derive(0, f"class picture {index}") % MAX_SEED
     request = sample_request(replace(spec.sample, prompt=prompt, seed=seed))
     return Example(
-        picture=partial(_draw_class_picture, pipeline, request, bring),
+        picture=partial(_draw_class_picture, pipeline, request, on_step, bring),
         wordings=(prompt,),
         frame=Frame(request.width, request.height),
         owner=CLASSES,
@@ -75,10 +76,10 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, bring: Bring) -
     )
 
 
-def _draw_class_picture(pipeline: Pipeline, request: DrawRequest, bring: Bring) -> Image.Image:
+def _draw_class_picture(pipeline: Pipeline, request: DrawRequest, on_step: OnStep, bring: Bring) -> Image.Image:
     """No LoRA is attached yet, so what is wrong with the picture is wrong with the base."""
     try:
-        return _draw(pipeline, request, bring)
+        return _draw(pipeline, request, on_step, bring)
     except NotFinite as error:
         raise InvalidRequest(
             "expert_setting.with_prior_preservation",
@@ -86,7 +87,7 @@ def _draw_class_picture(pipeline: Pipeline, request: DrawRequest, bring: Bring) 
         ) from error
 
 
-def _draw(pipeline: Pipeline, request: DrawRequest, bring: Bring, on_step: OnStep | None = None) -> Image.Image:
+def _draw(pipeline: Pipeline, request: DrawRequest, on_step: OnStep, bring: Bring) -> Image.Image:
     try:
         return pipeline.draw(request, on_step, bring)
     except Unsupported as error:

@@ -35,8 +35,12 @@ def spec(pictures: int = 1, **settings: Any) -> TrainingSpec:
     return replace(asked, settings=replace(asked.settings, **({"with_prior_preservation": True} | settings)))
 
 
+def go_on(_step: int, _steps: int) -> None:
+    """Nobody asks to stop."""
+
+
 def names(spec: TrainingSpec) -> list[str]:
-    return [example.name for example in class_examples(Drawing(), spec, all_there)]  # pyright: ignore[reportArgumentType]
+    return [example.name for example in class_examples(Drawing(), spec, go_on, all_there)]  # pyright: ignore[reportArgumentType]
 
 
 def test_there_are_none_without_prior_preservation() -> None:
@@ -50,7 +54,7 @@ def test_there_are_as_many_as_pictures_and_at_least_four(pictures: int, drawn: i
 
 def test_each_is_drawn_only_when_it_is_asked_for() -> None:
     drawing = Drawing()
-    examples = class_examples(drawing, spec(class_prompt="a dog"), all_there)  # pyright: ignore[reportArgumentType]
+    examples = class_examples(drawing, spec(class_prompt="a dog"), go_on, all_there)  # pyright: ignore[reportArgumentType]
     first = examples[0]
     assert drawing.asked == []
     assert first.picture().size == (128, 128)
@@ -93,7 +97,7 @@ def test_a_picture_that_can_not_be_drawn_is_the_bases_fault_or_the_loras(
 ) -> None:
     asked, failing = spec(), Failing(error)
     with pytest.raises(Exception, match=str(error)) as of_base:
-        class_examples(failing, asked, all_there)[0].picture()  # pyright: ignore[reportArgumentType]
+        class_examples(failing, asked, go_on, all_there)[0].picture()  # pyright: ignore[reportArgumentType]
     with pytest.raises(Exception, match=str(error)) as of_lora:
-        draw_sample(failing, asked.sample, lambda *_: None, all_there)  # pyright: ignore[reportArgumentType]
+        draw_sample(failing, asked.sample, go_on, all_there)  # pyright: ignore[reportArgumentType]
     assert (failed(of_base.value).reason, failed(of_lora.value).reason) == (bare, with_lora)
