@@ -19,7 +19,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from maquette.families.precision import resting
+from maquette.families.precision import weight_dtype
 from maquette.testing.tiny_bases import TINY_BASES
 
 CPU = torch.device("cpu")
@@ -135,7 +135,7 @@ def real_parts(family: str, folder: Path, device: torch.device) -> Any:
     tiny = TINY_BASES.load(family).build(folder)
     made: dict[str, Any] = {}
     for name, build in models.items():
-        with making(device, torch.float32 if name == "vae" else resting(device)):
+        with making(device, torch.float32 if name == "vae" else weight_dtype(device)):
             made[name] = build()
     return library.from_pretrained(str(tiny), local_files_only=True, **made)
 

@@ -41,7 +41,7 @@ from maquette.core.ids import sha256_hex
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture, Preparation, SampleSpec
 from maquette.families.base import Family, OnStep, Pipeline, all_there, load_family
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
 from maquette.testing.tiny_bases import TINY_BASES
@@ -417,7 +417,7 @@ def count_operations(subject: Subject, batch: int) -> int:
     learned = examples.batch(shown, subject.device)
     counter = FlopCounterMode(display=False)
     with counter:
-        with working(subject.device):
+        with mixed_precision(subject.device):
             losses = objective.losses(*learned)
         losses.mean().backward()
     return counter.get_total_flops()

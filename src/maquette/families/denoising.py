@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from maquette.families.base import Conditioning, Predict
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.families.samplers import Evaluation, plan, skipped_steps
 
 
@@ -35,7 +35,7 @@ class Denoiser:
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _say(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        with working(scaled.device):
+        with mixed_precision(scaled.device):
             said = self.predict(scaled, timestep, self.conditioning)
         return said.float()
 

@@ -11,7 +11,7 @@ import transformers
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 
 from maquette.core.basefolder import MODEL_INDEX, WEIGHTS, BrokenBase, read_config, single_file
-from maquette.families.precision import resting
+from maquette.families.precision import weight_dtype
 
 # Bars are for terminals; our output is a log.
 diffusers.utils.logging.disable_progress_bar()
@@ -72,10 +72,10 @@ def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str,
     }
     if file is None:
         return library.from_pretrained(
-            str(base), dtype=resting(device), local_files_only=True, use_safetensors=True, **given
+            str(base), dtype=weight_dtype(device), local_files_only=True, use_safetensors=True, **given
         )
     # In float32 first, FLUX.1's transformer would take 48 GB. Told nothing that is what it reads in; told so, it warns.
-    dtype = None if resting(device) is torch.float32 else resting(device)
+    dtype = None if weight_dtype(device) is torch.float32 else weight_dtype(device)
     parts = library.from_single_file(str(file), config=str(base), dtype=dtype, local_files_only=True, **given)
     for model in models:
         component = parts.components[model.name]
@@ -93,7 +93,7 @@ def _given(model: _Model, base: Path, file: Path | None, device: torch.device) -
         return model.loader.from_single_file(str(file), config=str(base), subfolder=model.name, local_files_only=True)
     component, told = model.loader.from_pretrained(
         folder,
-        dtype=torch.float32 if model.name == AUTOENCODER else resting(device),
+        dtype=torch.float32 if model.name == AUTOENCODER else weight_dtype(device),
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,

@@ -7,7 +7,7 @@ MULTIPLIES_BFLOAT16 = (8, 0)
 than they are in float32. They have circuits for float16, whose small gradients vanish unless losses are scaled."""
 
 
-def resting(device: torch.device) -> torch.dtype:
+def weight_dtype(device: torch.device) -> torch.dtype:
     """What frozen weights lie in: bfloat16 where a device multiplies it many times faster, else float32.
 
     On CPUs bfloat16 measured slower than float32 as soon as convolutions carry a LoRA. Autoencoders stay in float32
@@ -17,6 +17,6 @@ def resting(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def working(device: torch.device) -> torch.autocast:
-    """A context in which products are taken in `resting`'s numbers, and sums that must not round in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=resting(device) is torch.bfloat16)
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """A context in which products are taken in `weight_dtype`'s numbers, and sums that must not round in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=weight_dtype(device) is torch.bfloat16)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from maquette.families.base import Objective
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.randomness import generator
 
@@ -51,7 +51,7 @@ class Evaluation:
     @torch.no_grad()
     def _mean_loss(self, rows: Sequence[int], purpose: str, draws: int) -> float:
         random = generator(self._seed, purpose)
-        with working(self._device):
+        with mixed_precision(self._device):
             # One row at a time, so that measuring never takes more memory than training.
             losses = [
                 self._objective.losses(*self._examples.batch(shown, self._device))

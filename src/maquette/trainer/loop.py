@@ -16,7 +16,7 @@ from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Objective, Part, load_family
 from maquette.families.drawing import write_png
 from maquette.families.environment import library_versions
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
@@ -208,7 +208,7 @@ def accumulate_gradients(
     for shown in examples.show(rows, objective, random.noise):
         for part in shown.split(micro_batch):
             weigh = torch.tensor([weights[place] for place in part.places], device=random.device)
-            with working(random.device):
+            with mixed_precision(random.device):
                 losses = objective.losses(*examples.batch(part, random.device))
             weighed = torch.dot(losses, weigh)
             weighed.backward()

@@ -24,7 +24,7 @@ from maquette.families.memory import (
     measure_sizes,
     share,
 )
-from maquette.families.precision import resting
+from maquette.families.precision import weight_dtype
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.failures import RunFailed
 
@@ -43,7 +43,7 @@ def plan_run(attempt: Attempt, model: MemoryModel, device: torch.device) -> Memo
         RunFailed: an earlier attempt ran out of memory with the leanest plan that there is.
     """
     spec, free = attempt.spec, free_bytes(device)
-    dtype = resting(device)
+    dtype = weight_dtype(device)
     sizes = _sizes(Path(spec.base_path), model)
     layout = layout_of(spec.training, model, sizes, weight_bytes=dtype.itemsize, on_host=device.type == "cpu")
     try:

@@ -15,7 +15,7 @@ from maquette.core.lifecycle import Reason
 from maquette.core.specs import Picture, TrainingSpec
 from maquette.families.base import Frame, Pipeline
 from maquette.families.environment import library_versions
-from maquette.families.precision import resting
+from maquette.families.precision import weight_dtype
 from maquette.families.registry import load_spec
 from maquette.pictures.faces import load_detector
 from maquette.pictures.findings import find_out, unreadable
@@ -34,7 +34,7 @@ FACTS = "facts"
 def open_store(attempt: Attempt, device: torch.device) -> TensorStore:
     """What earlier runs of the tenant with this base have kept; where the executor names no folder, this run's own."""
     root = Path(attempt.spec.cache_path) if attempt.spec.cache_path else attempt.directory.cache
-    context = (attempt.training.base.sha256, device.type, str(resting(device)), library_versions())
+    context = (attempt.training.base.sha256, device.type, str(weight_dtype(device)), library_versions())
     return TensorStore(root, attempt.spec.cache_bytes, msgspec.json.encode(context).decode())
 
 

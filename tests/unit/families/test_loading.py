@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from maquette.core.basefolder import BrokenBase
 from maquette.families.base import Part, Pipeline
-from maquette.families.precision import resting
+from maquette.families.precision import weight_dtype
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.single_file import FILE, sd15_in_one_file
 from maquette.testing.tiny_family import build_tiny_base
@@ -127,7 +127,7 @@ def test_a_base_of_sixteen_bits_is_read_at_once_into_the_numbers_it_rests_in(
         read = Sd15Pipeline.load(folder, device, waiting=True)
     dtypes = {part: {weight.dtype for weight in parameters(read, part)} for part in Part}
     assert dtypes.pop(Part.AUTOENCODER) == {torch.float32}
-    assert list(dtypes.values()) == [{resting(device)}] * 2
+    assert list(dtypes.values()) == [{weight_dtype(device)}] * 2
     if device == CUDA:
         assert enlarged.count <= sum(weight.numel() for weight in parameters(read, Part.AUTOENCODER))
     exact = weights(Sd15Pipeline.load(base, device, waiting=True))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maquette.families.precision import resting, working
+from maquette.families.precision import mixed_precision, weight_dtype
 
 pytestmark = pytest.mark.torch
 
@@ -20,10 +20,10 @@ def test_a_gpu_is_asked_what_it_multiplies(
 ) -> None:
     """The one that is meant, where there are several."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", {CUDA: capability}.__getitem__)
-    assert resting(CUDA) is dtype
+    assert weight_dtype(CUDA) is dtype
 
 
 def test_a_cpu_works_in_float32() -> None:
-    assert resting(CPU) is torch.float32
-    with working(CPU):
+    assert weight_dtype(CPU) is torch.float32
+    with mixed_precision(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32

@@ -12,7 +12,7 @@ from maquette.families.conditioning import reads_whole
 from maquette.families.denoising import Denoiser
 from maquette.families.flow import FlowSamplers
 from maquette.families.latent_pipeline import LatentPipeline
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 
 MAX_TOKENS = 512
 """Of a prompt that T5 reads."""
@@ -46,7 +46,7 @@ class Flux1Pipeline(LatentPipeline):
         """Encode prompts, the way drawing does."""
         # The denoiser may be elsewhere.
         device = self.text_encoder.device
-        with working(device):
+        with mixed_precision(device):
             embeds, pooled, _ = self.parts.encode_prompt(
                 list(prompts), None, device, num_images_per_prompt=1, max_sequence_length=MAX_TOKENS
             )
@@ -60,7 +60,7 @@ class Flux1Pipeline(LatentPipeline):
     def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
         """What CLIP says: T5, forty times as large, need not read the prompts again."""
         device = self.text_encoder.device
-        with working(device):
+        with mixed_precision(device):
             pooled = self.parts._get_clip_prompt_embeds(list(prompts), device=device)
         return {"pooled_prompt_embeds": pooled}
 

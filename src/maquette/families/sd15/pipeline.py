@@ -11,7 +11,7 @@ from maquette.families.base import Conditioning
 from maquette.families.conditioning import PromptEncoder, last_layer, reads_whole
 from maquette.families.denoising import Denoiser
 from maquette.families.latent_pipeline import LatentPipeline
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.families.samplers import DiffusionSamplers
 
 
@@ -35,7 +35,7 @@ class Sd15Pipeline(LatentPipeline):
         """Encode prompts to `prompt_embeds` (prompts, tokens, width), the way drawing does."""
         # The denoiser may be elsewhere.
         device = self.text_encoder.device
-        with working(device):
+        with mixed_precision(device):
             embeds, _ = self.parts.encode_prompt(
                 list(prompts), device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
@@ -60,6 +60,6 @@ class Sd15Pipeline(LatentPipeline):
         )
         guided = request.guidance_scale > 1
         prompts = (request.negative_prompt, request.prompt) if guided else (request.prompt,)
-        with working(self.device):
+        with mixed_precision(self.device):
             embeds = encoder.encode(*prompts).embeds
         return Denoiser(self.predict, {"prompt_embeds": embeds}, request.guidance_scale)

@@ -12,7 +12,7 @@ from maquette.families.base import Conditioning, Frame
 from maquette.families.conditioning import PromptEncoder, Said, layer_before, reads_whole
 from maquette.families.denoising import Denoiser
 from maquette.families.latent_pipeline import LatentPipeline
-from maquette.families.precision import working
+from maquette.families.precision import mixed_precision
 from maquette.families.samplers import DiffusionSamplers
 
 
@@ -36,7 +36,7 @@ class SdxlPipeline(LatentPipeline):
         """Encode prompts, the way drawing does."""
         # The denoiser may be elsewhere.
         device = self.text_encoders[0].device
-        with working(device):
+        with mixed_precision(device):
             embeds, _, pooled, _ = self.parts.encode_prompt(
                 list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
@@ -90,7 +90,7 @@ class SdxlPipeline(LatentPipeline):
             embeddings=request.embeddings,
             tensor=OF_TWO_ENCODERS[number],
         )
-        with working(self.device):
+        with mixed_precision(self.device):
             return encoder.encode(*prompts)
 
     def _time_ids(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
