@@ -20,7 +20,7 @@ from peft import LoraConfig
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
-from maquette.families.drawing import to_pixels
+from maquette.families.pixels import to_pixels
 
 Told: TypeAlias = Mapping[str, torch.Tensor]
 """What the denoiser is told of prompts."""

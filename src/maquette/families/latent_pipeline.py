@@ -26,9 +26,9 @@ from maquette.families.base import (
     all_there,
 )
 from maquette.families.denoising import Denoiser, Denoising, Refiner
-from maquette.families.drawing import read_original
 from maquette.families.kept import KeptModels
 from maquette.families.loading import load_parts
+from maquette.families.pixels import read_original
 from maquette.families.samplers import skipped_steps
 
 MAX_AUTOENCODERS = 2

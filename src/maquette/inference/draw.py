@@ -6,7 +6,7 @@ from pathlib import Path
 from maquette.core.basefolder import base_family
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
-from maquette.families.drawing import write_png
+from maquette.families.pixels import write_png
 from maquette.families.registry import layouts
 from maquette.inference.adapters import LoraStore
 from maquette.inference.device import usable_device

@@ -22,7 +22,7 @@ from maquette.families.base import (
     Pipeline,
     as_conditioning,
 )
-from maquette.families.drawing import to_pixels
+from maquette.families.pixels import to_pixels
 from maquette.trainer.captions import NOTHING, choose
 from maquette.trainer.data import Example
 from maquette.trainer.tensor_store import TensorStore

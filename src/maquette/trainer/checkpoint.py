@@ -29,7 +29,7 @@ from maquette.core.rundir import (
     stays,
 )
 from maquette.core.specs import TrainingSpec, pinned_form
-from maquette.families.drawing import write_png
+from maquette.families.pixels import write_png
 from maquette.trainer.optim import AnyOptimizer, numbers, restore_schedule
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors, write_tensors

@@ -14,8 +14,8 @@ from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Objective, Part, load_family
-from maquette.families.drawing import write_png
 from maquette.families.environment import library_versions
+from maquette.families.pixels import write_png
 from maquette.families.precision import mixed_precision
 from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint

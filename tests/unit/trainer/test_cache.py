@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part, all_there
-from maquette.families.drawing import to_pixels
 from maquette.families.flux1.pipeline import Flux1Pipeline
+from maquette.families.pixels import to_pixels
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.testing.tiny_flux1 import build_tiny_flux1

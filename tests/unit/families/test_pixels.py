@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.drawing import read_original, to_pixels
+from maquette.families.pixels import read_original, to_pixels
 
 pytestmark = pytest.mark.torch
 
