@@ -9,7 +9,7 @@ CLIENTS := .venv.clients
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients demo test test-slow check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-train bench-kept bench-side-by-side families constraints clean
+.PHONY: help install clients demo test test-slow test-gpu check fast format bench bench-recovery bench-quality bench-swap bench-parity bench-train bench-kept bench-side-by-side families constraints clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test: check  ## linters, types, import arrows, and all tests but the slow ones
 
 test-slow: install clients  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
 	$(BIN)/pytest -m slow
+
+test-gpu: install  ## what needs a CUDA device: recorded steps, runs, memory; no other target runs it
+	$(BIN)/pytest tests/gpu
 
 check: install  ## linters, types and import arrows only
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ from maquette.core.ids import sha256_hex
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture, Preparation, SampleSpec
 from maquette.families.base import Family, OnStep, Pipeline, all_there, load_family
-from maquette.families.precision import mixed_precision
+from maquette.families.precision import mixed_precision, work_deterministically
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
 from maquette.testing.tiny_bases import TINY_BASES
@@ -288,7 +288,7 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
 
         def train(count: int) -> None:
             until = attempt(state.step + count)
-            loop.work_deterministically(device)
+            work_deterministically(device)
             loop.train(
                 until,
                 state,
@@ -297,6 +297,7 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
                 KeepsNothing(until, evaluation, {}, no_picture, nothing),
                 meter,
                 micro_batch=batch,
+                recorded=device.type == "cuda",
             )
             synchronise(device)
 

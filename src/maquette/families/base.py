@@ -157,7 +157,7 @@ class Pipeline(Protocol):
 
 
 class Noising(NamedTuple):
-    """How pictures are made noisy for one step; on the CPU, so that every device sees the same.
+    """How pictures are made noisy for one step; drawn on the CPU, so that every device sees the same.
 
     Attributes:
         noise: (pictures, channels, height, width).
@@ -180,7 +180,11 @@ class Objective(Protocol):
         ...
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
-        """One loss for each of the latents, shape (pictures,), float32."""
+        """One loss for each of the latents, shape (pictures,), float32.
+
+        All that it is given is on one device, and so is all that it computes: a GPU may be shown a batch once and do
+        the same with others by itself. So nothing here depends on the values of tensors, or is drawn by chance.
+        """
         ...
 
 

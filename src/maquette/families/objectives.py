@@ -74,7 +74,7 @@ class NoisePrediction:
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
         """One loss for each of the latents."""
-        noise, timesteps = (drawn.to(latents.device) for drawn in noising)
+        noise, timesteps = noising
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         prediction = self.pipeline.predict(noisy, timesteps, conditioning)
         losses = _squared_error(prediction, self._target(latents, noise, timesteps))
@@ -117,7 +117,7 @@ class RectifiedFlow:
 
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
         """One loss for each of the latents."""
-        noise, levels = (drawn.to(latents.device) for drawn in noising)
+        noise, levels = noising
         share = levels.view(-1, 1, 1, 1)
         noisy = (1 - share) * latents + share * noise
         prediction = self.pipeline.predict(noisy, levels * self.samplers.timesteps, conditioning)

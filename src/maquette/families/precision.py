@@ -1,4 +1,4 @@
-"""In which numbers a base works, by device: whoever trains asks here and whoever draws, so that they agree."""
+"""In which numbers a base works, and how: whoever trains asks here and whoever draws, so that they agree."""
 
 import torch
 
@@ -20,3 +20,12 @@ def weight_dtype(device: torch.device) -> torch.dtype:
 def mixed_precision(device: torch.device) -> torch.autocast:
     """A context in which products are taken in `weight_dtype`'s numbers, and sums that must not round in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=weight_dtype(device) is torch.bfloat16)
+
+
+def work_deterministically(device: torch.device) -> None:
+    """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    # It also fills memory before it is first written, for programs that read it before.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] # Is made when it is imported.
+    # Of the kernels for attention these alone sum gradients in an order of their own.
+    torch.backends.cuda.enable_cudnn_sdp(False)

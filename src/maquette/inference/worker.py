@@ -34,6 +34,7 @@ from maquette.families.base import (
     Unsupported,
 )
 from maquette.families.environment import library_versions
+from maquette.families.precision import work_deterministically
 from maquette.inference.channel import Channel, HungUp
 from maquette.inference.device import device_kind, usable_device
 from maquette.inference.pictures import decoded, difference, encoded
@@ -139,7 +140,7 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     """
     place = usable_device(device)
     # As the trainer works: its sample must come out again.
-    torch.use_deterministic_algorithms(True, warn_only=place.type != "cpu")
+    work_deterministically(place)
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
         channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=library_versions()))

@@ -137,7 +137,7 @@ class EncodedExamples:
     def batch(self, shown: Shown, device: torch.device) -> tuple[torch.Tensor, Conditioning, Noising]:
         """What an objective is given of what is shown."""
         conditioning = self.pipeline.with_original_sizes(self._told(shown.prompts, device), shown.frames)
-        return shown.latents.to(device), conditioning, shown.noising
+        return shown.latents.to(device), conditioning, Noising(*(drawn.to(device) for drawn in shown.noising))
 
     def size(self, row: int) -> torch.Size:
         """Of a row's latents: only equal ones are shown together."""

@@ -1,7 +1,7 @@
 """One training run, from pictures to a verified LoRA, top to bottom."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from maquette.core.progress import Phase, Started
 from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout
-from maquette.families.base import Adapters, Objective, Part, load_family
+from maquette.families.base import Adapters, Conditioning, Noising, Objective, Part, load_family
 from maquette.families.environment import library_versions
 from maquette.families.pixels import write_png
-from maquette.families.precision import mixed_precision
+from maquette.families.precision import mixed_precision, work_deterministically
 from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
-from maquette.trainer.cache import EncodedExamples
+from maquette.trainer.cache import EncodedExamples, Shown
 from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
 from maquette.trainer.evaluation import Evaluation
@@ -31,6 +31,7 @@ from maquette.trainer.memory import PeakMeter, memory_errors, peak_told, plan_ru
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
+from maquette.trainer.recording import Pass, RecordedPass
 from maquette.trainer.residency import Residency
 from maquette.trainer.sampling import class_examples, draw_sample
 
@@ -106,7 +107,9 @@ def run(attempt: Attempt) -> None:
             partial(residency.bring, *trained_parts),
         )
         keeper.resume(state)
-        train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch)
+        # What is recorded must stay where it is, and text encoders that train read prompts in Python.
+        recorded = device.type == "cuda" and plan.together and not settings.train_text_encoder
+        train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch, recorded=recorded)
 
         reporter.phase(Phase.SAMPLE)
         sample = draw(training.sample, lambda *_: attempt.supervision.check(state.step))
@@ -124,6 +127,7 @@ def train(
     meter: PeakMeter,
     *,
     micro_batch: int,
+    recorded: bool,
 ) -> None:
     """Take optimiser steps until all are done; a checkpoint every so often, at a stop request and at the end.
 
@@ -133,6 +137,7 @@ def train(
     Args:
         micro_batch: rows shown at once, at most. Whatever it is, a step's gradient is that of its whole batch, but for
             the rounding of its sums.
+        recorded: whether passes are recorded and played again, see `trainer.recording`.
 
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
@@ -140,6 +145,9 @@ def train(
     """
     settings, random = attempt.training.settings, state.randomness
     parameters, size = list(state.parameters.values()), settings.train_batch_size
+    through: Pass = partial(pass_through, objective)
+    if recorded:
+        through = RecordedPass(through, parameters)
     if state.step == 0:
         keeper.keep_beginning(state)
     while state.step < settings.max_train_steps:
@@ -153,7 +161,8 @@ def train(
             weights += [settings.prior_loss_weight / size] * size
 
         state.optimizer.zero_grad()
-        loss = accumulate_gradients(examples, objective, random, rows, weights, micro_batch)
+        shown = examples.show(rows, objective, random.noise)
+        loss = accumulate_gradients(through, examples, shown, weights, micro_batch, random.device)
         norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
 
         # Told is the norm before clipping. Here the device is waited for, which need not be twice in a step: what else
@@ -192,28 +201,39 @@ def train(
 
 
 def accumulate_gradients(
+    through: Pass,
     examples: EncodedExamples,
-    objective: Objective,
-    random: Randomness,
-    rows: Sequence[int],
+    shown: Iterable[Shown],
     weights: Sequence[float],
     micro_batch: int,
+    device: torch.device,
 ) -> torch.Tensor:
-    """Forward and backward pass for these rows, some at a time; the weighed sum of their losses.
+    """Pass through the denoiser what a step shows, some of it at a time; the weighed sum of the losses."""
+    loss = torch.zeros((), device=device)
+    for batch in shown:
+        for part in batch.split(micro_batch):
+            weigh = torch.tensor([weights[place] for place in part.places], device=device)
+            loss += through(*examples.batch(part, device), weigh)
+    return loss
+
+
+def pass_through(
+    objective: Objective,
+    latents: torch.Tensor,
+    conditioning: Conditioning,
+    noising: Noising,
+    weigh: torch.Tensor,
+) -> torch.Tensor:
+    """Forward and backward pass of some pictures; the sum of their losses, as they weigh.
 
     A further term of the loss goes into the family's objective where it needs what the denoiser said, and else here,
-    beside the rows' losses.
+    beside the pictures' losses. All is on the device, and stays there, see `trainer.recording`.
     """
-    loss = torch.zeros((), device=random.device)
-    for shown in examples.show(rows, objective, random.noise):
-        for part in shown.split(micro_batch):
-            weigh = torch.tensor([weights[place] for place in part.places], device=random.device)
-            with mixed_precision(random.device):
-                losses = objective.losses(*examples.batch(part, random.device))
-            weighed = torch.dot(losses, weigh)
-            weighed.backward()
-            loss += weighed.detach()
-    return loss
+    with mixed_precision(latents.device):
+        losses = objective.losses(latents, conditioning, noising)
+    weighed = torch.dot(losses, weigh)
+    weighed.backward()
+    return weighed.detach()
 
 
 def finish(attempt: Attempt, state: TrainingState, adapters: Adapters, sample: Image.Image) -> None:
@@ -256,8 +276,3 @@ def _check_base(attempt: Attempt) -> None:
         raise BrokenBase(
             f"the base {pinned.name} in {path} is not what the task pinned: its hash is {found}, not {pinned.sha256}"
         )
-
-
-def work_deterministically(device: torch.device) -> None:
-    """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import MemoryTaken, Planned
@@ -73,7 +74,12 @@ def recompute_activations(pipeline: Pipeline) -> None:
     """Have the denoiser compute activations again in the backward pass instead of keeping them."""
     for module in pipeline.modules[Part.DENOISER]:
         denoiser: Any = module
-        denoiser.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing(_recomputed)
+
+
+def _recomputed(module: torch.nn.Module, *arguments: Any) -> Any:
+    # Nothing in a frozen base is drawn by chance, so no state of chance need be kept to do it again.
+    return checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class PeakMeter:

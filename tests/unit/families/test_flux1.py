@@ -155,7 +155,7 @@ class TestTokens:
         assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 16, 6, 4))
         assert torch.equal(unpacked(tokens, 6, 4), latents)
         theirs = FluxPipeline._prepare_latent_image_ids(1, 3, 2, CPU, torch.float32)
-        assert torch.equal(places(6, 4).float(), theirs)
+        assert torch.equal(places(6, 4, CPU).float(), theirs)
 
 
 @GUIDED
@@ -180,7 +180,7 @@ def test_losses_follow_the_published_formulas(pipelines: Callable[[bool], Flux1P
         pooled_projections=conditioning["pooled_prompt_embeds"],
         encoder_hidden_states=conditioning["prompt_embeds"],
         txt_ids=torch.zeros(512, 3),
-        img_ids=places(16, 12).float(),
+        img_ids=places(16, 12, CPU).float(),
     ).sample
     wanted = (unpacked(said, 16, 12) - (noise - latents)).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-5)

@@ -79,7 +79,7 @@ class Flux1Pipeline(LatentPipeline):
             pooled_projections=conditioning["pooled_prompt_embeds"],
             encoder_hidden_states=embeds,
             txt_ids=latents.new_zeros(embeds.shape[1], 3),
-            img_ids=places(height, width).to(latents),
+            img_ids=places(height, width, latents.device).to(latents.dtype),
             return_dict=False,
         )[0]
         return unpacked(said, height, width)
@@ -121,7 +121,8 @@ def unpacked(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return patches.reshape(count, numbers // 4, height, width)
 
 
-def places(height: int, width: int) -> torch.Tensor:
+def places(height: int, width: int, device: torch.device) -> torch.Tensor:
     """Where each token is, for its rotary embedding (Su et al. 2021, arXiv:2104.09864): (tokens, 3), the first 0."""
-    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    sides = (torch.arange(side // 2, device=device) for side in (height, width))
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)

@@ -96,6 +96,6 @@ class SdxlPipeline(LatentPipeline):
     def _time_ids(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """What became of each picture, and its size now; one that is drawn is whole, and always was of this size."""
         scale = self.autoencoder.pixels_per_latent
-        size = latents.new_tensor([side * scale for side in latents.shape[2:]]).repeat(len(latents), 1)
+        size = torch.stack([latents.new_full((len(latents),), side * scale) for side in latents.shape[2:]], dim=1)
         originals = conditioning.get("originals", torch.cat([size, torch.zeros_like(size)], dim=1))
         return torch.cat([originals.to(latents.dtype), size], dim=1)
