@@ -30,7 +30,7 @@ from maquette.core.rundir import (
 )
 from maquette.core.specs import TrainingSpec, pinned_form
 from maquette.families.pixels import write_png
-from maquette.trainer.optim import AnyOptimizer, numbers, restore_schedule
+from maquette.trainer.optim import AnyOptimizer, restore_schedule, scalars
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors, write_tensors
 
@@ -49,7 +49,7 @@ class Progress(Struct, kw_only=True):
         losses: of the last steps, oldest first.
         lr_scheduler: state of the learning-rate schedule.
         optimizer: what the optimiser knows besides tensors and rate.
-        usual_loss, diverged_at: as in `TrainingState`.
+        reference_loss, diverged_at: as in `TrainingState`.
         probe: the loss at fixed timesteps and noise, to be computed again when the checkpoint is loaded.
     """
 
@@ -58,7 +58,7 @@ class Progress(Struct, kw_only=True):
     losses: list[float]
     lr_scheduler: dict[str, Any]
     optimizer: dict[str, float] = {}
-    usual_loss: float | None = None
+    reference_loss: float | None = None
     diverged_at: int | None = None
     probe: float | None = None
 
@@ -71,8 +71,7 @@ class TrainingState:
         parameters: the LoRA's weights by name.
         step: optimiser steps done.
         losses: of the last steps, oldest first.
-        usual_loss: what the base alone loses on what is trained on. In runs that an older trainer began it is the mean
-            of the first `RECENT_LOSSES` steps, or None.
+        reference_loss: what the base alone loses on what is trained on; None in runs that an older trainer began.
         diverged_at: the step at which the run diverged and was taken back, or None.
     """
 
@@ -82,7 +81,7 @@ class TrainingState:
     randomness: Randomness
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    usual_loss: float | None = None
+    reference_loss: float | None = None
     diverged_at: int | None = None
 
     def advance(self, loss: float) -> None:
@@ -102,7 +101,7 @@ def spec_sha256(spec: TrainingSpec) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class Extras:
     """What a checkpoint holds besides the state.
 
     Attributes:
@@ -115,7 +114,7 @@ class Beside:
 
 
 def save(
-    directory: RunDirectory, state: TrainingState, spec: TrainingSpec, beside: Beside, *, keep_every: int = 0
+    directory: RunDirectory, state: TrainingState, spec: TrainingSpec, extras: Extras, *, keep_every: int = 0
 ) -> None:
     """Write and verify the checkpoint of the state's step, then drop those before it that need not stay.
 
@@ -134,7 +133,7 @@ def save(
     for leftover in (partial, target):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
-    _write_parts(partial, state, spec, beside)
+    _write_parts(partial, state, spec, extras)
     _write_manifest(partial, state.step, [_record(file) for file in sorted(partial.iterdir())])
     _check_reads_back(partial, state)
     partial.rename(target)
@@ -205,11 +204,11 @@ def restore(path: Path, state: TrainingState) -> None:
     restore_schedule(state.lr_scheduler, progress.lr_scheduler)
     state.optimizer.param_groups[0].update(progress.optimizer)
     state.step, state.losses = progress.step, progress.losses
-    state.usual_loss, state.diverged_at = progress.usual_loss, progress.diverged_at
+    state.reference_loss, state.diverged_at = progress.reference_loss, progress.diverged_at
 
 
-def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, beside: Beside) -> None:
-    write_tensors(folder / CHECKPOINT_LORA, state.parameters, dict(beside.header))
+def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, extras: Extras) -> None:
+    write_tensors(folder / CHECKPOINT_LORA, state.parameters, dict(extras.header))
     write_tensors(folder / OPTIMIZER, _optimizer_tensors(state))
     write_tensors(folder / RANDOMNESS, state.randomness.tensors())
     progress = Progress(
@@ -217,10 +216,10 @@ def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, beside:
         step=state.step,
         losses=state.losses,
         lr_scheduler=state.lr_scheduler.state_dict(),
-        optimizer=numbers(state.optimizer),
-        usual_loss=state.usual_loss,
+        optimizer=scalars(state.optimizer),
+        reference_loss=state.reference_loss,
         diverged_at=state.diverged_at,
-        probe=beside.probe,
+        probe=extras.probe,
     )
     write_atomic(folder / PROGRESS, msgspec.json.encode(progress))
 

@@ -8,7 +8,7 @@ Single losses say little, since they depend on the timestep more than on the mod
 size, the mean of fifty by a seventh of it. So what is borne grows by `SCATTER` over the number of steps, as the tail of
 a mean of few does. With losses that are distributed exponentially, whose tail has no end as theirs has, chance goes
 beyond it less than once in a million times, whatever the number of steps, with the scatter of the base's own mean
-(`evaluation.USUAL_DRAWS`) counted in.
+(`evaluation.REFERENCE_DRAWS`) counted in.
 """
 
 import math
@@ -41,13 +41,13 @@ def trouble_with_state(state: TrainingState) -> str | None:
     """Why a state is none to go back to, in words; None where it is one. Asked before each checkpoint."""
     if broken := not_finite(state.parameters):
         return f"after step {state.step} the weight {broken} is not finite"
-    if state.usual_loss is None or not state.losses:
+    if state.reference_loss is None or not state.losses:
         return None
     borne = RUNAWAY + SCATTER / len(state.losses)
-    if state.recent_loss > borne * state.usual_loss:
+    if state.recent_loss > borne * state.reference_loss:
         return (
             f"the mean loss of the {len(state.losses)} steps up to step {state.step} is {state.recent_loss:.4g}, more"
-            f" than {borne:.3g} times the {state.usual_loss:.4g} of the base alone"
+            f" than {borne:.3g} times the {state.reference_loss:.4g} of the base alone"
         )
     return None
 

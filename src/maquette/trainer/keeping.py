@@ -14,7 +14,7 @@ from maquette.core.specs import SampleSpec
 from maquette.families.base import OnStep
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
-from maquette.trainer.checkpoint import Beside, TrainingState
+from maquette.trainer.checkpoint import Extras, TrainingState
 from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.failures import StopRequested, failed
 from maquette.trainer.randomness import Randomness
@@ -45,9 +45,9 @@ class Keeper:
     def keep_beginning(self, state: TrainingState) -> None:
         """Keep the state before the first step, so that what diverges at once has somewhere to go back to.
 
-        Measured with it is the usual loss, of the base alone, since the LoRA is still nothing.
+        Measured with it is the loss of the base alone, since the LoRA is still nothing.
         """
-        state.usual_loss = self._loss_of_a_step(state.randomness)
+        state.reference_loss = self._loss_of_a_step(state.randomness)
         self._save(state)
         self._validate(state)
 
@@ -83,10 +83,10 @@ class Keeper:
     def _loss_of_a_step(self, random: Randomness) -> float:
         """What the loss of a step is about, with the LoRA as it stands."""
         settings, pictures = self.attempt.training.settings, random.instances.length
-        loss = self.evaluation.usual(range(pictures))
+        loss = self.evaluation.reference(range(pictures))
         if settings.with_prior_preservation:
             classes = range(pictures, pictures + random.classes.length)
-            loss += settings.prior_loss_weight * self.evaluation.usual(classes)
+            loss += settings.prior_loss_weight * self.evaluation.reference(classes)
         return loss
 
     def _is_what_it_claims(self, path: Path) -> bool:
@@ -100,9 +100,9 @@ class Keeper:
         return verified or recorded is None
 
     def _save(self, state: TrainingState) -> None:
-        beside = Beside(header=self.header, probe=self.evaluation.probe())
+        extras = Extras(header=self.header, probe=self.evaluation.probe())
         checkpoint.save(
-            self.attempt.directory, state, self.attempt.training, beside, keep_every=self.attempt.spec.keep_every
+            self.attempt.directory, state, self.attempt.training, extras, keep_every=self.attempt.spec.keep_every
         )
 
     def _validate(self, state: TrainingState) -> None:

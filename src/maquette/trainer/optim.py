@@ -75,6 +75,6 @@ def restore_schedule(lr_scheduler: LambdaLR, schedule: Mapping[str, object]) -> 
         group["lr"] = rate
 
 
-def numbers(optimizer: AnyOptimizer) -> dict[str, float]:
+def scalars(optimizer: AnyOptimizer) -> dict[str, float]:
     """What an optimiser of one group knows besides its tensors and its rate."""
     return {name: optimizer.param_groups[0][name] for name in Prodigy.NUMBERS if name in optimizer.param_groups[0]}

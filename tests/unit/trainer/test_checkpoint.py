@@ -17,8 +17,8 @@ from maquette.core.specs import LrScheduler, Optimizer, TrainingSpec
 from maquette.core.weights import read_header
 from maquette.testing.factories import training_spec
 from maquette.trainer import checkpoint
-from maquette.trainer.checkpoint import Beside, TrainingState
-from maquette.trainer.optim import build_lr_scheduler, build_optimizer, numbers
+from maquette.trainer.checkpoint import Extras, TrainingState
+from maquette.trainer.optim import build_lr_scheduler, build_optimizer, scalars
 from maquette.trainer.randomness import Randomness
 from maquette.trainer.tensors import read_tensors
 
@@ -55,7 +55,7 @@ def take_steps(state: TrainingState, count: int) -> None:
 
 
 def keep(directory: RunDirectory, state: TrainingState, *, keep_every: int = 0) -> None:
-    checkpoint.save(directory, state, SPEC, Beside(header={"made": "here"}, probe=0.25), keep_every=keep_every)
+    checkpoint.save(directory, state, SPEC, Extras(header={"made": "here"}, probe=0.25), keep_every=keep_every)
 
 
 def everything(state: TrainingState) -> dict[str, object]:
@@ -149,8 +149,8 @@ def test_prodigy_goes_on_as_if_never_interrupted(directory: RunDirectory) -> Non
     checkpoint.restore(directory.checkpoint(5), resumed)
     take_steps(resumed, 4)
     assert everything(resumed) == everything(straight)
-    assert numbers(resumed.optimizer) == numbers(straight.optimizer)
-    assert numbers(resumed.optimizer)["numerator"] != 0
+    assert scalars(resumed.optimizer) == scalars(straight.optimizer)
+    assert scalars(resumed.optimizer)["numerator"] != 0
 
 
 def test_its_lora_is_a_file_of_its_own_and_its_probe_is_told(directory: RunDirectory) -> None:
@@ -256,17 +256,17 @@ def test_only_recent_losses_are_kept() -> None:
     assert state.recent_loss == pytest.approx(34.5)
 
 
-def test_the_usual_loss_goes_along_and_an_older_trainers_checkpoint_may_lack_it(directory: RunDirectory) -> None:
+def test_the_reference_loss_goes_along_and_an_older_trainers_checkpoint_may_lack_it(directory: RunDirectory) -> None:
     state = fresh_state()
-    state.usual_loss = 0.25
+    state.reference_loss = 0.25
     take_steps(state, 1)
     keep(directory, state)
     resumed = fresh_state()
     checkpoint.restore(directory.checkpoint(1), resumed)
-    assert resumed.usual_loss == 0.25
+    assert resumed.reference_loss == 0.25
     progress = directory.checkpoint(1) / checkpoint.PROGRESS
     written = msgspec.json.decode(progress.read_bytes())
-    del written["usual_loss"]
+    del written["reference_loss"]
     progress.write_bytes(msgspec.json.encode(written))
     checkpoint.restore(directory.checkpoint(1), resumed)
-    assert (resumed.step, resumed.usual_loss) == (1, None)
+    assert (resumed.step, resumed.reference_loss) == (1, None)

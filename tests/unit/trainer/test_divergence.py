@@ -15,9 +15,9 @@ from maquette.testing.factories import training_spec
 from maquette.testing.runs import read_messages
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
-from maquette.trainer.checkpoint import Beside, TrainingState
+from maquette.trainer.checkpoint import Extras, TrainingState
 from maquette.trainer.divergence import RUNAWAY, SCATTER, step_back, trouble_with_state, trouble_with_step
-from maquette.trainer.evaluation import USUAL_DRAWS
+from maquette.trainer.evaluation import REFERENCE_DRAWS
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.randomness import Randomness
@@ -49,7 +49,7 @@ def attempt(tmp_path: Path) -> Generator[Attempt]:
 
 
 def keep(attempt: Attempt, state: TrainingState) -> None:
-    checkpoint.save(attempt.directory, state, SPEC, Beside(header={}, probe=0.0))
+    checkpoint.save(attempt.directory, state, SPEC, Extras(header={}, probe=0.0))
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(NAN, 1.0), (INF, 1.0), (0.1, NAN), (0.1, INF)])
@@ -62,7 +62,7 @@ def test_a_large_loss_of_one_step_is_none() -> None:
 
 
 def test_losses_that_stay_three_times_the_bases_are_trouble(state: TrainingState) -> None:
-    state.usual_loss = 0.2
+    state.reference_loss = 0.2
     for _ in range(2 * RECENT_LOSSES):
         state.advance(0.67)
         assert trouble_with_state(state) is None
@@ -75,7 +75,7 @@ def test_losses_that_stay_three_times_the_bases_are_trouble(state: TrainingState
 
 @pytest.mark.parametrize(("steps", "good"), [(400, 0), (49, 4), (1, 0)], ids=["at once", "early", "one step"])
 def test_a_run_that_diverges_at_once_or_is_short_is_in_trouble_too(state: TrainingState, steps: int, good: int) -> None:
-    state.usual_loss = 0.1
+    state.reference_loss = 0.1
     for step in range(steps):
         state.advance(0.1 if step < good else 50.0)
     assert trouble_with_state(state) is not None
@@ -86,8 +86,8 @@ def test_scatter_as_large_as_the_losses_themselves_is_none() -> None:
     random = torch.Generator().manual_seed(3)
     runs, steps = 20_000, torch.arange(1, RECENT_LOSSES + 1)
     losses = torch.empty(runs, RECENT_LOSSES).exponential_(generator=random)
-    usual = torch.empty(runs, USUAL_DRAWS).exponential_(generator=random).mean(dim=1, keepdim=True)
-    worst = losses.cumsum(dim=1) / steps / usual
+    reference = torch.empty(runs, REFERENCE_DRAWS).exponential_(generator=random).mean(dim=1, keepdim=True)
+    worst = losses.cumsum(dim=1) / steps / reference
     assert (worst < RUNAWAY + SCATTER / steps).all()
     # No wider than it need be: a third of the room would not do.
     assert not (worst < (RUNAWAY + SCATTER / steps) / 3).all()

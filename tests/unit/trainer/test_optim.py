@@ -7,7 +7,7 @@ from torch.nn import Parameter
 
 from maquette.core.specs import LrScheduler
 from maquette.testing.factories import training_spec
-from maquette.trainer.optim import build_lr_scheduler, build_optimizer, numbers, scale_rate, used_rate
+from maquette.trainer.optim import build_lr_scheduler, build_optimizer, scalars, scale_rate, used_rate
 from maquette.trainer.prodigy import FIRST_DISTANCE, Prodigy
 
 pytestmark = pytest.mark.torch
@@ -109,7 +109,7 @@ class TestProdigy:
             optimizer.step()
             distances.append(d)
             assert x0 - weight.item() == pytest.approx(x0 - x, rel=1e-9)
-            assert numbers(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": step})
+            assert scalars(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": step})
         assert distances[0] == FIRST_DISTANCE
         assert distances[-1] == distances[-2] > 10 * FIRST_DISTANCE
 
