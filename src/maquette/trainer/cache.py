@@ -98,7 +98,7 @@ class EncodedExamples:
         examples: Sequence[Example],
         *,
         train_text_encoder: bool,
-        between: Callable[[], None],
+        before_each: Callable[[], None],
         store: TensorStore,
         bring: Bring,
     ) -> Self:
@@ -109,18 +109,18 @@ class EncodedExamples:
 
         Args:
             train_text_encoder: what it makes of prompts is then encoded anew at each step.
-            between: called before each example; may raise to end the run.
+            before_each: called before each example and each prompt; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
             bring: called with the pipeline's part that is about to be used.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
-            between()
+            before_each()
             posteriors.append(_encoded_picture(pipeline, example, store, bring))
         conditionings: dict[str, Conditioning] = {}
         if pipeline.frozen or not train_text_encoder:
             for prompt in _prompts(examples):
-                between()
+                before_each()
                 told = _encoded_prompt(pipeline, prompt, store, bring)
                 stays = pipeline.frozen if train_text_encoder else told.keys()
                 conditionings[prompt] = {name: told[name] for name in sorted(stays)}
