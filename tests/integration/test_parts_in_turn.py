@@ -15,7 +15,7 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Note, Step
 from maquette.core.rundir import RunDirectory
 from maquette.families.autoencoder import Autoencoder
-from maquette.families.base import Part, Pipeline
+from maquette.families.base import TEXT_ENCODERS, Part, Pipeline
 from maquette.families.memory import MemoryPlan
 from maquette.families.registry import FAMILIES
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
@@ -65,13 +65,16 @@ def in_turn(*asked: Any) -> MemoryPlan:
     return replace(plan_run(*asked), together=False)
 
 
+@pytest.mark.parametrize("text", [False, True], ids=["denoiser", "and text encoders"])
 @pytest.mark.parametrize("family", FAMILIES.names())
-def test_no_two_parts_are_ever_there_at_once_and_the_bytes_are_the_same(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_not_at_work_is_never_there_and_the_bytes_are_the_same(
+    family: str, text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while class pictures, checkpoints' samples and the last one are drawn."""
+    """Also while class pictures, checkpoints' samples and the last one are drawn. Text encoders that train are at work
+    beside the denoiser, and those that can't are not."""
     base = TINY_BASES.load(family).build(tmp_path / "base")
-    runs = [make_run(tmp_path / name, base, max_train_steps=2, with_prior_preservation=True) for name in ("a", "b")]
+    settings = {"max_train_steps": 2, "with_prior_preservation": True, "train_text_encoder": text}
+    runs = [make_run(tmp_path / name, base, **settings) for name in ("a", "b")]
     for directory in runs:
         training = read_spec(directory).training
         change_spec(directory, training=replace(training, checkpoint_samples=(training.sample,)))
@@ -80,8 +83,9 @@ def test_no_two_parts_are_ever_there_at_once_and_the_bytes_are_the_same(
     monkeypatch.setattr(loop, "Residency", Watched)
     assert run_here(runs[1]) == whole
     brought = Watched.made.brought[1:]
-    assert {len(parts) for parts in brought} == {1}
-    assert brought[-3:] == [(Part.TEXT_ENCODERS,), (Part.DENOISER,), (Part.AUTOENCODER,)]
+    in_a_step = (Part.DENOISER, Part.TRAINED_ENCODERS) if text else (Part.DENOISER,)
+    assert set(brought) == {(Part.AUTOENCODER,), TEXT_ENCODERS, (Part.DENOISER,), in_a_step}
+    assert brought[-3:] == [TEXT_ENCODERS, (Part.DENOISER,), (Part.AUTOENCODER,)]
 
 
 class TestAfterASampleThatCanNotBeDrawn:

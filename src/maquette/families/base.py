@@ -1,6 +1,6 @@
 """What a family brings: a pipeline, an objective and adapters. Trainer and inference worker know only these."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -75,11 +75,20 @@ class NotFinite(Exception):
 
 
 class Part(StrEnum):
-    """The large parts of a base, each needed at other times."""
+    """The large parts of a base, each needed at other times.
+
+    Text encoders are two of them: those that a LoRA may be put on, and those that only read, whom nobody needs while
+    the others train.
+    """
 
     AUTOENCODER = "autoencoder"
-    TEXT_ENCODERS = "text_encoders"
+    TRAINED_ENCODERS = "trained_encoders"
+    FROZEN_ENCODERS = "frozen_encoders"
     DENOISER = "denoiser"
+
+
+TEXT_ENCODERS = (Part.TRAINED_ENCODERS, Part.FROZEN_ENCODERS)
+"""Whoever encodes prompts to draw with, or to keep, needs both kinds."""
 
 
 class Bring(Protocol):
@@ -112,7 +121,10 @@ class Pipeline(Protocol):
 
     @property
     def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
-        """What each part is made of. Who moves one away brings it back before it is needed; `draw` says when."""
+        """What each part is made of; of text encoders there need not be both kinds.
+
+        Who moves one away brings it back before it is needed; `draw` says when.
+        """
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
@@ -123,13 +135,11 @@ class Pipeline(Protocol):
         """Encode prompts. Gradients flow where adapters on the text encoder train."""
         ...
 
-    @property
-    def frozen(self) -> Set[str]:
-        """Which entries of `encode_prompts` no LoRA can change: they come from text encoders that none is put on."""
-        ...
-
     def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
-        """The other entries, with gradients."""
+        """Those entries of `encode_prompts` that a LoRA can change, with gradients.
+
+        Of the text encoders, `Part.TRAINED_ENCODERS` alone are asked.
+        """
         ...
 
     def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
@@ -147,7 +157,7 @@ class Pipeline(Protocol):
 
         Args:
             on_step: called after each denoising step; what it raises ends the drawing.
-            bring: called before each stage with the one part that it needs.
+            bring: called before each stage with what it needs: all text encoders, or one other part.
 
         Raises:
             BrokenBase: the request's autoencoder, refiner or an embedding can't be used, or is not what was registered.

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -15,6 +15,7 @@ from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, Sampler
 from maquette.families.autoencoder import Autoencoder
 from maquette.families.base import (
+    TEXT_ENCODERS,
     Bring,
     Conditioning,
     Frame,
@@ -62,6 +63,7 @@ class LatentPipeline(ABC):
         LIBRARY: diffusers' pipeline class.
         ABSENT: parts that it knows and we do without, as arguments of its `from_pretrained`.
         AUTOENCODER: how its autoencoder is loaded and called.
+        FROZEN_ENCODERS: text encoders that no LoRA is put on, by their names in `parts`.
         PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
         parts: the loaded pipeline.
         denoiser: its UNet or transformer.
@@ -71,6 +73,7 @@ class LatentPipeline(ABC):
     LIBRARY: ClassVar[Any]
     ABSENT: ClassVar[Mapping[str, Any]] = {}
     AUTOENCODER: ClassVar[type[Autoencoder]] = Autoencoder
+    FROZEN_ENCODERS: ClassVar[Sequence[str]] = ()
     PATCH: ClassVar[int] = 1
 
     def __init__(self, parts: Any, denoiser: Any, samplers: Samplers) -> None:
@@ -104,11 +107,16 @@ class LatentPipeline(ABC):
     @property
     def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
         """What each part is made of."""
-        models = [part for part in self.parts.components.values() if isinstance(part, torch.nn.Module)]
         others = (self.denoiser, self.autoencoder.vae)
+        encoders = {
+            name: part
+            for name, part in self.parts.components.items()
+            if isinstance(part, torch.nn.Module) and part not in others
+        }
         return {
             Part.AUTOENCODER: (self.autoencoder.vae,),
-            Part.TEXT_ENCODERS: [model for model in models if model not in others],
+            Part.TRAINED_ENCODERS: [one for name, one in encoders.items() if name not in self.FROZEN_ENCODERS],
+            Part.FROZEN_ENCODERS: [one for name, one in encoders.items() if name in self.FROZEN_ENCODERS],
             Part.DENOISER: (self.denoiser,),
         }
 
@@ -121,14 +129,9 @@ class LatentPipeline(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts to train with. Gradients flow where adapters on a text encoder train."""
 
-    @property
-    def frozen(self) -> Set[str]:
-        """None: in most families a LoRA may be put on every text encoder, or on none."""
-        return frozenset()
-
     def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
-        """All, for the same reason."""
-        return self.encode_prompts(prompts)
+        """All entries, or none: in most families a LoRA may be put on every text encoder, or on none."""
+        return self.encode_prompts(prompts) if self.modules[Part.TRAINED_ENCODERS] else {}
 
     def with_original_sizes(
         self,
@@ -164,7 +167,7 @@ class LatentPipeline(ABC):
         """
         autoencoder = self.autoencoder if request.vae is None else self._autoencoders.use(request.vae)
         self._check_autoencoder(autoencoder, request)
-        bring(Part.TEXT_ENCODERS)
+        bring(*TEXT_ENCODERS)
         denoising = self._denoising(request, on_step)
         latents = self._first_pass(request, autoencoder, denoising, bring)
         width, height = request.width, request.height

@@ -41,11 +41,30 @@ class PartModel(Struct, frozen=True):
     parameters: int
 
 
+NO_PART = PartModel((), 0)
+"""Of bases that have none of a kind."""
+
+
+class Sizes(Struct, frozen=True):
+    """Parameters of a base's parts."""
+
+    denoiser: int
+    trained_encoders: int
+    frozen_encoders: int
+    autoencoder: int
+
+    @property
+    def text_encoders(self) -> int:
+        """Of both kinds."""
+        return self.trained_encoders + self.frozen_encoders
+
+
 class MemoryModel(Struct, frozen=True, kw_only=True):
     """What training on a family's published bases takes.
 
     Attributes:
-        denoiser, text_encoders, autoencoder: the parts.
+        denoiser, autoencoder: parts that every base has.
+        trained_encoders, frozen_encoders: the text encoders that a LoRA may be put on, and those that only read.
         lora_per_rank, text_encoder_lora_per_rank: parameters of a LoRA of rank 1.
         activations: numbers kept for the backward pass, for each pixel of each picture that is shown at once.
         recomputed: the same with gradient checkpointing (Chen et al. 2016, arXiv:1604.06174).
@@ -54,21 +73,24 @@ class MemoryModel(Struct, frozen=True, kw_only=True):
     """
 
     denoiser: PartModel
-    text_encoders: PartModel
     autoencoder: PartModel
+    trained_encoders: PartModel = NO_PART
+    frozen_encoders: PartModel = NO_PART
     lora_per_rank: int
-    text_encoder_lora_per_rank: int
     activations: int
     recomputed: int
-    text_encoder_activations: int
+    text_encoder_lora_per_rank: int = 0
+    text_encoder_activations: int = 0
 
+    @property
+    def parts(self) -> tuple[PartModel, ...]:
+        """In the order of `Sizes`."""
+        return self.denoiser, self.trained_encoders, self.frozen_encoders, self.autoencoder
 
-class Sizes(Struct, frozen=True):
-    """Parameters of a base's parts."""
-
-    denoiser: int
-    text_encoders: int
-    autoencoder: int
+    @property
+    def published_sizes(self) -> Sizes:
+        """Of the published bases."""
+        return Sizes(*(part.parameters for part in self.parts))
 
 
 class MemoryPlan(Struct, frozen=True, kw_only=True):
@@ -173,11 +195,10 @@ def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
     Raises:
         BrokenWeights: a file is no safetensors file.
     """
-    parts = (model.denoiser, model.text_encoders, model.autoencoder)
-    found = [_parameters(base, part) for part in parts]
-    lacking = sum(part.parameters for part, number in zip(parts, found, strict=True) if not number)
+    found = [(part, _parameters(base, part)) for part in model.parts]
+    lacking = sum(part.parameters for part, number in found if not number)
     beside = _count(sorted(base.glob(WEIGHTS)))
-    return Sizes(*(number or beside * part.parameters // lacking for part, number in zip(parts, found, strict=True)))
+    return Sizes(*(number or beside * part.parameters // max(1, lacking) for part, number in found))
 
 
 def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryPlan:
@@ -192,14 +213,14 @@ def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryP
 def _training_bytes(layout: Layout, together: bool, recompute: bool, rows: int) -> int:
     model, sizes, settings = layout.model, layout.sizes, layout.spec.settings
     resting = sizes.denoiser * layout.weight_bytes
-    if together or settings.train_text_encoder:
-        resting += sizes.text_encoders * layout.weight_bytes
     if together:
-        resting += sizes.autoencoder * FLOAT32
+        resting += sizes.text_encoders * layout.weight_bytes + sizes.autoencoder * FLOAT32
+    elif settings.train_text_encoder:
+        resting += sizes.trained_encoders * layout.weight_bytes
     per_pixel = model.recomputed if recompute else model.activations
     kept = per_pixel * layout.pixels * _width(sizes.denoiser, model.denoiser)
     if settings.train_text_encoder:
-        kept += model.text_encoder_activations * _width(sizes.text_encoders, model.text_encoders)
+        kept += model.text_encoder_activations * _width(sizes.trained_encoders, model.trained_encoders)
     return resting + _lora_bytes(layout) + int(kept * rows * layout.weight_bytes)
 
 
@@ -208,7 +229,7 @@ def _lora_bytes(layout: Layout) -> int:
     model, sizes, settings = layout.model, layout.sizes, layout.spec.settings
     weights = model.lora_per_rank * settings.lora_r * _width(sizes.denoiser, model.denoiser)
     if settings.train_text_encoder:
-        per_rank = model.text_encoder_lora_per_rank * _width(sizes.text_encoders, model.text_encoders)
+        per_rank = model.text_encoder_lora_per_rank * _width(sizes.trained_encoders, model.trained_encoders)
         weights += per_rank * settings.lora_text_encoder_r
     return int(weights * FLOAT32 * (2 + MOMENTS[settings.optimizer]))
 
@@ -216,9 +237,10 @@ def _lora_bytes(layout: Layout) -> int:
 def _width(parameters: int, part: PartModel) -> float:
     """How wide a part's layers are beside the published ones, which are wide in proportion.
 
-    Parameters grow with the square of the width, a LoRA's and the activations with the width itself.
+    Parameters grow with the square of the width, a LoRA's and the activations with the width itself. What no base of
+    the family has is nothing wide.
     """
-    return sqrt(parameters / part.parameters)
+    return sqrt(parameters / part.parameters) if part.parameters else 0.0
 
 
 def _drawing_bytes(layout: Layout, together: bool) -> int:

@@ -52,8 +52,8 @@ class FamilySpec(Struct, frozen=True, kw_only=True):
 
     @property
     def trained_encoders(self) -> tuple[str, ...]:
-        """The text encoders that a LoRA may be put on: those whose layers its files name."""
-        return tuple(name for name in self.memory.text_encoders.components if name in self.keys)
+        """The text encoders that a LoRA may be put on."""
+        return self.memory.trained_encoders.components
 
 
 FAMILIES = Registry(

@@ -28,7 +28,7 @@ from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout, check_lora_keys
 from maquette.families.adapters import DOWN, UP
-from maquette.families.base import Adapters, Family, Frame, Objective, Part, Pipeline, load_family
+from maquette.families.base import TEXT_ENCODERS, Adapters, Family, Frame, Objective, Part, Pipeline, load_family
 from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import LoraKeys, fused
 from maquette.families.memory import measure_sizes
@@ -140,10 +140,7 @@ class Subject:
     def exported(self, seed: int) -> "Exported":
         """A LoRA whose weights are all random, written in both layouts, and what it draws where it was trained."""
         pipeline, adapters = self.attached()
-        random = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in adapters.parameters().values():
-                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
+        _randomise(adapters, seed)
         diffusers, kohya = (self.root / f"{seed}-{layout}.safetensors" for layout in ("diffusers", "kohya"))
         write_tensors(diffusers, adapters.parameters(), adapters.metadata())
         write_tensors(kohya, adapters.kohya())
@@ -196,8 +193,9 @@ def loads_a_folder(subject: Subject) -> None:
     expect(found.family == subject.name, f"the folder was taken for one of {found.family}")
     pipeline = subject.load()
     expect(pipeline.draw(REQUEST).size == (SIDE, SIDE), "the picture has another size than was asked for")
-    empty = [part.value for part in Part if not pipeline.modules[part]]
-    expect(not empty, f"it does not say what makes up its {', '.join(empty)}")
+    made_of = pipeline.modules
+    for parts in ((Part.AUTOENCODER,), TEXT_ENCODERS, (Part.DENOISER,)):
+        expect(any(made_of[part] for part in parts), f"it does not say what makes up its {' and '.join(parts)}")
 
 
 def loads_one_file(subject: Subject) -> None:
@@ -223,7 +221,7 @@ def trains_two_steps(subject: Subject) -> None:
     still = [name for name, tensor in tensors.items() if name.endswith(UP) and not tensor.any()]
     expect(not still, f"{len(still)} layers' LoRAs have not moved, as if nobody heard them: {still[:3]}")
     spec = load_spec(subject.name)
-    encoders = {name.partition(".")[0] for name in tensors}.intersection(spec.memory.text_encoders.components)
+    encoders = {name.partition(".")[0] for name in tensors} - set(spec.memory.denoiser.components)
     expect(encoders == set(spec.trained_encoders), f"it trains the text encoders {encoders}, and says otherwise")
     kohya = _adapters(subject).read(str(output / LORA_FILES[LoraLayout.KOHYA]))
     expect(2 * len(kohya.layers) == len(tensors), "kohya's layout has other layers")
@@ -233,7 +231,7 @@ def plans_its_memory(subject: Subject) -> None:
     """Its memory model finds every part of a base, a run tells its plan, and a leaner one ends with the same bytes."""
     sizes = measure_sizes(subject.base, load_spec(subject.name).memory)
     pipeline = subject.load()
-    for part, found in zip((Part.DENOISER, Part.TEXT_ENCODERS, Part.AUTOENCODER), astuple(sizes), strict=True):
+    for part, found in zip((Part.DENOISER, *TEXT_ENCODERS, Part.AUTOENCODER), astuple(sizes), strict=True):
         loaded = sum(weight.numel() for module in pipeline.modules[part] for weight in module.parameters())
         expect(found == loaded, f"its memory model finds {found} parameters of its {part}, and {loaded} are loaded")
     told = {type(message): message for message in read_messages(subject.trained)}
@@ -258,13 +256,13 @@ def keeps_what_it_encoded(subject: Subject) -> None:
             pipeline,
             [example],
             train_text_encoder=False,
-            before_each=lambda: None,
+            between=lambda: None,
             store=store,
             bring=lambda *parts: needed.extend(parts),
         )
         for _ in range(2)
     )
-    expect(needed == [Part.AUTOENCODER, Part.TEXT_ENCODERS], f"encoding twice needs {', '.join(needed)}")
+    expect(needed == [Part.AUTOENCODER, *TEXT_ENCODERS], f"encoding twice needs {', '.join(needed)}")
     objective = subject.family.objective(pipeline, SETTINGS)
     (latents, told, _), (latents_again, told_again, _) = (
         examples.batch(shown, CPU)
@@ -274,6 +272,22 @@ def keeps_what_it_encoded(subject: Subject) -> None:
     expect(torch.equal(latents, latents_again), "latents come back changed")
     expect(told.keys() == told_again.keys(), "what the denoiser is told comes back under other names")
     expect(all(torch.equal(told[name], told_again[name]) for name in told), "prompts come back changed")
+
+
+def asks_only_encoders_that_train(subject: Subject) -> None:
+    """Text encoders that none can train are not asked at a step, and what they say no LoRA changes."""
+    bare = subject.load().encode_prompts([REQUEST.prompt])
+    pipeline, adapters = subject.attached()
+    _randomise(adapters, 1)
+    asked: list[str] = []
+    for module in pipeline.modules[Part.FROZEN_ENCODERS]:
+        module.register_forward_pre_hook(lambda module, _: asked.append(type(module).__name__))
+    trained = pipeline.encode_trained([REQUEST.prompt])
+    expect(not asked, f"at each step it asks {', '.join(asked)} too")
+    whole = pipeline.encode_prompts([REQUEST.prompt])
+    changed = {name for name, values in whole.items() if not torch.equal(values, bare[name])}
+    expect(trained.keys() == changed, f"a LoRA changes {sorted(changed)}, and at a step it asks for {sorted(trained)}")
+    expect(all(torch.equal(trained[name], whole[name]) for name in trained), "at a step encoders say something else")
 
 
 def learns_a_picture(subject: Subject) -> None:
@@ -382,6 +396,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     "two steps": trains_two_steps,
     "plan": plans_its_memory,
     "cache": keeps_what_it_encoded,
+    "text encoders": asks_only_encoders_that_train,
     "overfit": learns_a_picture,
     "resume": resumes_bit_for_bit,
     "diffusers layout": reads_back_diffusers_layout,
@@ -448,6 +463,14 @@ def distance(one: Image.Image, other: Image.Image) -> float:
     """Mean absolute difference of two pictures, in levels of 255."""
     levels = [np.asarray(picture, dtype=np.int16) for picture in (one, other)]
     return float(np.abs(levels[0] - levels[1]).mean())
+
+
+def _randomise(adapters: Adapters, seed: int) -> None:
+    """Give every weight of the attached LoRA a value as if it had learned something."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapters.parameters().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
 
 
 def _adapters(subject: Subject) -> Adapters:

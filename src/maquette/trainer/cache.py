@@ -12,6 +12,7 @@ from typing import Self
 import torch
 
 from maquette.families.base import (
+    TEXT_ENCODERS,
     Bring,
     Conditioning,
     Frame,
@@ -79,10 +80,11 @@ class EncodedExamples:
         """Take what was encoded.
 
         Args:
-            pipeline: encodes prompts anew at each step where the text encoder trains.
+            pipeline: says anew at each step what text encoders that train make of prompts.
             examples: the rows.
             posteriors: of each row the picture, and its mirror image where it is shown, on the CPU.
-            conditionings: of each prompt that a row may have, what does not train, on the CPU.
+            conditionings: of each prompt that a row may have, what the bare base makes of it, on the CPU; none where
+                all of that trains.
         """
         self.pipeline = pipeline
         self.examples = examples
@@ -98,7 +100,7 @@ class EncodedExamples:
         examples: Sequence[Example],
         *,
         train_text_encoder: bool,
-        before_each: Callable[[], None],
+        between: Callable[[], None],
         store: TensorStore,
         bring: Bring,
     ) -> Self:
@@ -108,22 +110,20 @@ class EncodedExamples:
         change from autoencoder to text encoder but once.
 
         Args:
-            train_text_encoder: what it makes of prompts is then encoded anew at each step.
-            before_each: called before each example and each prompt; may raise to end the run.
+            train_text_encoder: whether what can be trained of text encoders will be.
+            between: called before each example; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
-            bring: called with the pipeline's part that is about to be used.
+            bring: called with the pipeline's parts that are about to be used.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
-            before_each()
+            between()
             posteriors.append(_encoded_picture(pipeline, example, store, bring))
         conditionings: dict[str, Conditioning] = {}
-        if pipeline.frozen or not train_text_encoder:
+        if pipeline.modules[Part.FROZEN_ENCODERS] or not train_text_encoder:
             for prompt in _prompts(examples):
-                before_each()
-                told = _encoded_prompt(pipeline, prompt, store, bring)
-                stays = pipeline.frozen if train_text_encoder else told.keys()
-                conditionings[prompt] = {name: told[name] for name in sorted(stays)}
+                between()
+                conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
         return cls(pipeline, examples, posteriors, conditionings, train_text_encoder=train_text_encoder)
 
     def show(self, rows: Sequence[int], objective: Objective, random: torch.Generator) -> Iterator[Shown]:
@@ -191,7 +191,7 @@ def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore, b
 def _encoded_prompt(pipeline: Pipeline, prompt: str, store: TensorStore, bring: Bring) -> Conditioning:
     kept = store.read(PROMPTS, prompt)
     if kept is None:
-        bring(Part.TEXT_ENCODERS)
+        bring(*TEXT_ENCODERS)
         kept = {name: values.cpu() for name, values in pipeline.encode_prompts([prompt]).items()}
         store.write(PROMPTS, prompt, kept)
     return kept

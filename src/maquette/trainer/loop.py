@@ -81,7 +81,7 @@ def run(attempt: Attempt) -> None:
             pipeline,
             [*instances, *classes, *held_out],
             train_text_encoder=settings.train_text_encoder,
-            before_each=stop_if_asked,
+            between=stop_if_asked,
             store=store,
             bring=residency.bring,
         )
@@ -89,7 +89,8 @@ def run(attempt: Attempt) -> None:
         reporter.phase(Phase.TRAIN)
         # Seeds torch's global source too, from which a LoRA's first values come.
         randomness = Randomness(settings.seed, len(instances), len(classes), device)
-        trained_parts = (Part.DENOISER, *([Part.TEXT_ENCODERS] if settings.train_text_encoder else []))
+        # Text encoders that can't train have read every prompt.
+        trained_parts = (Part.DENOISER, *([Part.TRAINED_ENCODERS] if settings.train_text_encoder else []))
         residency.bring(*trained_parts)
         adapters = family.adapters(pipeline)
         adapters.attach(settings)

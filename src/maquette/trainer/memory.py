@@ -140,7 +140,7 @@ def _sizes(base: Path, model: MemoryModel) -> Sizes:
     try:
         return measure_sizes(base, model)
     except (OSError, BrokenWeights):
-        return Sizes(model.denoiser.parameters, model.text_encoders.parameters, model.autoencoder.parameters)
+        return model.published_sizes
 
 
 def _why(plan: MemoryPlan, free: int, rows: int, leaner: int) -> str:

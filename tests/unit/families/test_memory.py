@@ -13,7 +13,7 @@ from maquette.families.sd15.spec import SPEC
 from maquette.testing.factories import training_spec
 
 MODEL = SPEC.memory
-PUBLISHED = Sizes(MODEL.denoiser.parameters, MODEL.text_encoders.parameters, MODEL.autoencoder.parameters)
+PUBLISHED = MODEL.published_sizes
 BFLOAT16, FLOAT32 = 2, 4
 PLENTY = 1 << 40
 GIB = 1 << 30
@@ -91,10 +91,8 @@ def test_whoever_asks_for_more_is_told_of_more(setting: dict[str, Any]) -> None:
 
 def flux1(*, side: int, **settings: Any) -> Layout:
     """The same for FLUX.1, whose text encoders take as much as a small base."""
-    model = FLUX1.memory
-    sizes = Sizes(model.denoiser.parameters, model.text_encoders.parameters, model.autoencoder.parameters)
     asked = layout(side=side, **settings)
-    return replace(asked, model=model, sizes=sizes)
+    return replace(asked, model=FLUX1.memory, sizes=FLUX1.memory.published_sizes)
 
 
 def test_parts_that_take_turns_never_need_room_for_two() -> None:
@@ -104,9 +102,17 @@ def test_parts_that_take_turns_never_need_room_for_two() -> None:
     assert leanest.needed / GIB == pytest.approx(24.4, abs=0.1)
 
 
+def test_a_text_encoder_that_can_not_train_takes_no_room_beside_one_that_does() -> None:
+    """T5 reads before training begins: with it a run that trains CLIP would take 33.5 GiB at least."""
+    plain, trained = (list(plans(flux1(side=512, train_text_encoder=trains)))[-1] for trains in (False, True))
+    clip = FLUX1.memory.trained_encoders.parameters
+    assert trained.needed / GIB == pytest.approx(24.7, abs=0.1)
+    assert 0 < trained.needed - plain.needed - clip * BFLOAT16 < 0.1 * GIB
+
+
 def test_a_picture_that_is_decoded_is_counted_up_to_a_tile() -> None:
     """While a small base draws a large one, that is most."""
-    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, PUBLISHED.autoencoder)
+    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, 0, PUBLISHED.autoencoder)
     asked = layout(sizes=small)
     drawn = {side: choose(replace(asked, drawn_pixels=side * side), PLENTY).needed for side in (1024, 1088, 2048)}
     assert drawn[1024] / GIB > 3
@@ -135,7 +141,7 @@ def test_text_encoders_that_train_keep_activations_of_every_prompt() -> None:
 
 
 def test_a_small_base_takes_little() -> None:
-    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, PUBLISHED.autoencoder // 100)
+    small = Sizes(PUBLISHED.denoiser // 100, PUBLISHED.text_encoders // 100, 0, PUBLISHED.autoencoder // 100)
     assert choose(layout(sizes=small), PLENTY).needed < choose(layout(), PLENTY).needed / 8
 
 
@@ -146,7 +152,7 @@ def test_sizes_are_read_from_the_weights_headers_without_variants(tmp_path: Path
         for index, shape in enumerate(tensors):
             write_header(tmp_path / component / f"model-{index}.safetensors", shape)
     write_header(tmp_path / "unet" / "model.fp16.safetensors", (100,))
-    assert measure_sizes(tmp_path, MODEL) == Sizes(denoiser=6, text_encoders=5, autoencoder=11)
+    assert measure_sizes(tmp_path, MODEL) == Sizes(denoiser=6, trained_encoders=5, frozen_encoders=0, autoencoder=11)
 
 
 def write_header(path: Path, shape: tuple[int, ...]) -> None:

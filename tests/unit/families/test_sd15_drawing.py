@@ -19,7 +19,7 @@ from maquette.bases.embedding import inspect_embedding
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse, DrawRequest, EmbeddingUse, HiresFix, Original, RefinerUse, Sampler
 from maquette.core.files import file_sha256
-from maquette.families.base import BadPicture, NotFinite, Part, Unsupported
+from maquette.families.base import TEXT_ENCODERS, BadPicture, NotFinite, Part, Unsupported
 from maquette.families.conditioning import PromptEncoder, _weighted, last_layer
 from maquette.families.latent_pipeline import enlarged
 from maquette.families.registry import layouts
@@ -159,16 +159,16 @@ class TestPlain:
 
 class TestParts:
     def test_each_is_asked_for_before_it_is_at_work(self, pipeline: Sd15Pipeline) -> None:
-        asked: list[Part] = []
-        plain = pipeline.draw(REQUEST, bring=asked.append)  # pyright: ignore[reportArgumentType]
-        assert asked == [Part.TEXT_ENCODERS, Part.DENOISER, Part.AUTOENCODER]
+        asked: list[tuple[Part, ...]] = []
+        plain = pipeline.draw(REQUEST, bring=lambda *parts: asked.append(parts))
+        assert asked == [TEXT_ENCODERS, (Part.DENOISER,), (Part.AUTOENCODER,)]
         assert same(plain, pipeline.draw(REQUEST))
 
     def test_a_picture_to_start_from_passes_the_autoencoder_before(self, pipeline: Sd15Pipeline) -> None:
-        asked: list[Part] = []
+        asked: list[tuple[Part, ...]] = []
         request = replace(REQUEST, original=Original(picture_file((64, 48)), 0.75))
-        pipeline.draw(request, bring=asked.append)  # pyright: ignore[reportArgumentType]
-        assert asked == [Part.TEXT_ENCODERS, Part.AUTOENCODER, Part.DENOISER, Part.AUTOENCODER]
+        pipeline.draw(request, bring=lambda *parts: asked.append(parts))
+        assert asked == [TEXT_ENCODERS, (Part.AUTOENCODER,), (Part.DENOISER,), (Part.AUTOENCODER,)]
 
     @pytest.mark.parametrize("waiting", [False, True])
     def test_they_wait_in_host_memory_only_if_asked_to(self, bases: Callable[..., Path], waiting: bool) -> None:

@@ -1,13 +1,13 @@
 """Latents and prompts are computed once: in a run, and among a tenant's runs."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import Conditioning, Frame, LatentPosterior, Noising, Part, all_there
+from maquette.families.base import TEXT_ENCODERS, Conditioning, Frame, LatentPosterior, Noising, Part, all_there
 from maquette.families.flux1.pipeline import Flux1Pipeline
 from maquette.families.pixels import to_pixels
 from maquette.families.sd15.pipeline import Sd15Pipeline
@@ -47,8 +47,8 @@ class Counting:
         return self.pipeline.encode_prompts(prompts)
 
     @property
-    def frozen(self) -> Set[str]:
-        return self.pipeline.frozen
+    def modules(self) -> Mapping[Part, Sequence[torch.nn.Module]]:
+        return self.pipeline.modules
 
     def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
         self.asked += prompts
@@ -96,7 +96,7 @@ def encode(
         pipeline,  # pyright: ignore[reportArgumentType]
         examples,
         train_text_encoder=text,
-        before_each=lambda: None,
+        between=lambda: None,
         store=store,
         bring=all_there,
     )
@@ -143,19 +143,19 @@ def test_each_part_of_the_pipeline_is_asked_for_when_it_is_needed_and_no_sooner(
 ) -> None:
     store = TensorStore(tmp_path, 1 << 20, "base")
 
-    def brought() -> list[Part]:
-        parts: list[Part] = []
+    def brought() -> list[tuple[Part, ...]]:
+        parts: list[tuple[Part, ...]] = []
         EncodedExamples.encode(
             pipeline,
             [example(0), example(1)],
             train_text_encoder=False,
-            before_each=lambda: None,
+            between=lambda: None,
             store=store,
-            bring=lambda *brought: parts.extend(brought),
+            bring=lambda *asked: parts.append(asked),
         )
         return parts
 
-    assert brought() == [Part.AUTOENCODER] * 2 + [Part.TEXT_ENCODERS] * 2
+    assert brought() == [(Part.AUTOENCODER,)] * 2 + [TEXT_ENCODERS] * 2
     assert brought() == []
 
 

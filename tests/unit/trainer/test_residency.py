@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maquette.families.base import Part
+from maquette.families.base import TEXT_ENCODERS, Part
 from maquette.trainer.residency import Residency
 
 pytestmark = pytest.mark.torch
@@ -33,7 +33,8 @@ class Parts:
     def __init__(self) -> None:
         self.modules = {
             Part.AUTOENCODER: [Moved()],
-            Part.TEXT_ENCODERS: [Moved(), Moved()],
+            Part.TRAINED_ENCODERS: [Moved(), Moved()],
+            Part.FROZEN_ENCODERS: [Moved()],
             Part.DENOISER: [Moved()],
         }
 
@@ -59,7 +60,7 @@ def apart(parts: Parts, *, together: bool = False) -> Residency:
 class TestApart:
     def test_only_what_is_at_work_is_on_the_device(self, parts: Parts) -> None:
         residency = apart(parts)
-        for wanted in [(Part.AUTOENCODER,), (Part.TEXT_ENCODERS,), (Part.DENOISER, Part.TEXT_ENCODERS), tuple(Part)]:
+        for wanted in [(Part.AUTOENCODER,), TEXT_ENCODERS, (Part.DENOISER, Part.TRAINED_ENCODERS), tuple(Part)]:
             residency.bring(*wanted)
             assert parts.there() == set(wanted)
 
@@ -70,7 +71,7 @@ class TestApart:
         residency.bring(Part.AUTOENCODER)
         assert parts.moves() == before
 
-    @pytest.mark.parametrize("next_there", [(Part.DENOISER,), (Part.AUTOENCODER,), (Part.TEXT_ENCODERS,), tuple(Part)])
+    @pytest.mark.parametrize("next_there", [(Part.DENOISER,), (Part.AUTOENCODER,), TEXT_ENCODERS, tuple(Part)])
     @pytest.mark.parametrize("failing", list(Part))
     def test_a_move_that_failed_is_made_good_by_the_next(
         self, parts: Parts, failing: Part, next_there: tuple[Part, ...]
@@ -81,7 +82,7 @@ class TestApart:
         failing_module = parts.modules[failing][-1]
         failing_module.fails = True
         with pytest.raises(torch.OutOfMemoryError):
-            residency.bring(Part.AUTOENCODER, Part.TEXT_ENCODERS)
+            residency.bring(Part.AUTOENCODER, *TEXT_ENCODERS)
         failing_module.fails = False
         residency.bring(*next_there)
         assert parts.places() == {part: {"cuda:0" if part in next_there else "cpu"} for part in Part}

@@ -1,6 +1,6 @@
 """A FLUX.1 base on a device: a transformer that reads latents and words as one row of tokens."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,7 @@ class Flux1Pipeline(LatentPipeline):
 
     LIBRARY = FluxPipeline
     ABSENT: ClassVar = {"feature_extractor": None, "image_encoder": None}
+    FROZEN_ENCODERS = ("text_encoder_2",)
     PATCH = 2
 
     def __init__(self, parts: FluxPipeline) -> None:
@@ -52,13 +53,8 @@ class Flux1Pipeline(LatentPipeline):
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    @property
-    def frozen(self) -> Set[str]:
-        """What T5 says, which has no LoRA."""
-        return frozenset({"prompt_embeds"})
-
     def encode_trained(self, prompts: Sequence[str]) -> Conditioning:
-        """What CLIP says: T5, forty times as large, need not read the prompts again."""
+        """What CLIP says. T5, forty times as large, has no LoRA, and need not read the prompts again."""
         device = self.text_encoder.device
         with mixed_precision(device):
             pooled = self.parts._get_clip_prompt_embeds(list(prompts), device=device)

@@ -107,10 +107,11 @@ SPEC = FamilySpec(
         "text_encoder": ComponentKeys(kohya=("lora_te1", "lora_te"), level="text_model."),
     },
     # Parameters as the shapes of FLUX.1 [dev] say; activations as `benchmarks/kept_numbers.py` counts them at 512
-    # pixels, where a prompt's tokens weigh most. Of the text encoders CLIP alone may have a LoRA.
+    # pixels, where a prompt's tokens weigh most.
     memory=MemoryModel(
         denoiser=PartModel(("transformer",), 11_901_408_320),
-        text_encoders=PartModel(("text_encoder", "text_encoder_2"), 4_885_371_136),
+        trained_encoders=PartModel(("text_encoder",), 123_060_480),
+        frozen_encoders=PartModel(("text_encoder_2",), 4_762_310_656),
         autoencoder=PartModel(("vae",), 83_819_683),
         lora_per_rank=3_385_344,
         text_encoder_lora_per_rank=73_728,

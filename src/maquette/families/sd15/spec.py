@@ -77,7 +77,7 @@ SPEC = FamilySpec(
     # counts them.
     memory=MemoryModel(
         denoiser=PartModel(("unet",), 859_520_964),
-        text_encoders=PartModel(("text_encoder",), 123_060_480),
+        trained_encoders=PartModel(("text_encoder",), 123_060_480),
         autoencoder=PartModel(("vae",), 83_653_863),
         lora_per_rank=898_176,
         text_encoder_lora_per_rank=73_728,

@@ -117,7 +117,7 @@ SPEC = FamilySpec(
     # Parameters as the shapes of Stable Diffusion XL 1.0 say; activations as `benchmarks/kept_numbers.py` counts them.
     memory=MemoryModel(
         denoiser=PartModel(("unet",), 2_567_463_684),
-        text_encoders=PartModel(("text_encoder", "text_encoder_2"), 817_720_320),
+        trained_encoders=PartModel(("text_encoder", "text_encoder_2"), 817_720_320),
         autoencoder=PartModel(("vae",), 83_653_863),
         lora_per_rank=2_616_320,
         text_encoder_lora_per_rank=395_264,
