@@ -346,9 +346,9 @@ def encode(pipeline: Pipeline, subject: Subject, reporter: Reporter) -> EncodedE
     shutil.rmtree(subject.run.cache, ignore_errors=True)
     attempt = Attempt(subject.run, read_spec(subject.run), Supervision(subject.run), reporter)
     store = open_store(attempt, subject.device)
-    examples = prepare(attempt, store, between=nothing)
+    examples = prepare(attempt, store, before_each=nothing)
     return EncodedExamples.encode(
-        pipeline, examples, train_text_encoder=False, between=nothing, store=store, bring=all_there
+        pipeline, examples, train_text_encoder=False, before_each=nothing, store=store, bring=all_there
     )
 
 

@@ -256,7 +256,7 @@ def keeps_what_it_encoded(subject: Subject) -> None:
             pipeline,
             [example],
             train_text_encoder=False,
-            between=lambda: None,
+            before_each=lambda: None,
             store=store,
             bring=lambda *parts: needed.extend(parts),
         )

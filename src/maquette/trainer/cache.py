@@ -100,7 +100,7 @@ class EncodedExamples:
         examples: Sequence[Example],
         *,
         train_text_encoder: bool,
-        between: Callable[[], None],
+        before_each: Callable[[], None],
         store: TensorStore,
         bring: Bring,
     ) -> Self:
@@ -111,18 +111,18 @@ class EncodedExamples:
 
         Args:
             train_text_encoder: whether what can be trained of text encoders will be.
-            between: called before each example; may raise to end the run.
+            before_each: called before each example and each prompt; may raise to end the run.
             store: where latents and prompts of earlier runs are; what is missing is added.
             bring: called with the pipeline's parts that are about to be used.
         """
         posteriors: list[LatentPosterior] = []
         for example in examples:
-            between()
+            before_each()
             posteriors.append(_encoded_picture(pipeline, example, store, bring))
         conditionings: dict[str, Conditioning] = {}
         if pipeline.modules[Part.FROZEN_ENCODERS] or not train_text_encoder:
             for prompt in _prompts(examples):
-                between()
+                before_each()
                 conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
         return cls(pipeline, examples, posteriors, conditionings, train_text_encoder=train_text_encoder)
 

@@ -81,7 +81,7 @@ def run(attempt: Attempt) -> None:
             pipeline,
             [*instances, *classes, *held_out],
             train_text_encoder=settings.train_text_encoder,
-            between=stop_if_asked,
+            before_each=stop_if_asked,
             store=store,
             bring=residency.bring,
         )

@@ -38,14 +38,14 @@ def open_store(attempt: Attempt, device: torch.device) -> TensorStore:
     return TensorStore(root, attempt.spec.cache_bytes, msgspec.json.encode(context).decode())
 
 
-def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -> list[Example]:
+def prepare(attempt: Attempt, store: TensorStore, before_each: Callable[[], None]) -> list[Example]:
     """Look at every picture, tell what there is to say, and answer what is learned from.
 
     Pictures whose latents are kept are not decoded. Examples are in the pictures' order; those of pictures that are
     held out are always shown and called alike, so that losses on them compare.
 
     Args:
-        between: called before each picture; may raise to end the run.
+        before_each: called before each picture; may raise to end the run.
 
     Raises:
         RunFailed: some pictures can't be decoded; the message names the first, findings name all.
@@ -56,7 +56,7 @@ def prepare(attempt: Attempt, store: TensorStore, between: Callable[[], None]) -
     examples: list[Example] = []
     broken: list[tuple[Picture, UnreadablePicture]] = []
     for picture in training.pictures:
-        between()
+        before_each()
         try:
             example = _example(attempt, store, preparer, picture)
         except UnreadablePicture as error:

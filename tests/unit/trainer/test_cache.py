@@ -96,7 +96,7 @@ def encode(
         pipeline,  # pyright: ignore[reportArgumentType]
         examples,
         train_text_encoder=text,
-        between=lambda: None,
+        before_each=lambda: None,
         store=store,
         bring=all_there,
     )
@@ -149,7 +149,7 @@ def test_each_part_of_the_pipeline_is_asked_for_when_it_is_needed_and_no_sooner(
             pipeline,
             [example(0), example(1)],
             train_text_encoder=False,
-            between=lambda: None,
+            before_each=lambda: None,
             store=store,
             bring=lambda *asked: parts.append(asked),
         )
