@@ -23,8 +23,8 @@ Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.
 """A denoiser: what it says of latents (pictures, channels, height, width) at timesteps, one for all or one for each."""
 
 
-class Frame(NamedTuple):
-    """What a picture was before it became what is shown, in pixels.
+class OriginalSize(NamedTuple):
+    """How large a picture was before it became what is shown, and how much of it is not, in pixels.
 
     Attributes:
         width, height: of the original.
@@ -142,7 +142,7 @@ class Pipeline(Protocol):
         """
         ...
 
-    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_original_sizes(self, conditioning: Conditioning, original_sizes: Sequence[OriginalSize]) -> Conditioning:
         """Prompts and, for a denoiser that is told of it, what became of each one's picture before it is trained on."""
         ...
 

@@ -18,10 +18,10 @@ from maquette.families.base import (
     TEXT_ENCODERS,
     Bring,
     Conditioning,
-    Frame,
     LatentPosterior,
     NotFinite,
     OnStep,
+    OriginalSize,
     Part,
     Unsupported,
     all_there,
@@ -136,7 +136,7 @@ class LatentPipeline(ABC):
     def with_original_sizes(
         self,
         conditioning: Conditioning,
-        frames: Sequence[Frame],  # noqa: ARG002 - for denoisers that ask
+        original_sizes: Sequence[OriginalSize],  # noqa: ARG002 - for denoisers that ask
     ) -> Conditioning:
         """Prompts alone, since most denoisers are not told what became of pictures before they are trained on."""
         return conditioning

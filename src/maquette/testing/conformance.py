@@ -28,7 +28,7 @@ from maquette.core.rundir import LORA_FILES, Manifest, RunDirectory
 from maquette.core.specs import TrainingSettings
 from maquette.core.weights import LoraLayout, check_lora_keys
 from maquette.families.adapters import DOWN, UP
-from maquette.families.base import TEXT_ENCODERS, Adapters, Family, Frame, Objective, Part, Pipeline, load_family
+from maquette.families.base import TEXT_ENCODERS, Adapters, Family, Objective, OriginalSize, Part, Pipeline, load_family
 from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import LoraKeys, fused
 from maquette.families.memory import measure_sizes
@@ -249,7 +249,7 @@ def keeps_what_it_encoded(subject: Subject) -> None:
     """What became of a picture and a prompt is not encoded again, and comes back as it was."""
     pipeline, store = subject.load(), TensorStore(subject.root / "cache", CACHE_BYTES, subject.name)
     picture = Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB")
-    example = Example(lambda: picture, (REQUEST.prompt,), Frame(SIDE, SIDE), owner="picture", name="whole")
+    example = Example(lambda: picture, (REQUEST.prompt,), OriginalSize(SIDE, SIDE), owner="picture", name="whole")
     needed: list[Part] = []
     first, second = (
         EncodedExamples.encode(

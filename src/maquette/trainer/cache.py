@@ -15,10 +15,10 @@ from maquette.families.base import (
     TEXT_ENCODERS,
     Bring,
     Conditioning,
-    Frame,
     LatentPosterior,
     Noising,
     Objective,
+    OriginalSize,
     Part,
     Pipeline,
     as_conditioning,
@@ -42,14 +42,14 @@ class Shown:
         places: of each among the step's rows.
         latents: drawn from what the autoencoder says of each.
         prompts: a wording of each.
-        frames: of each, or of its mirror image.
+        original_sizes: of each, or of its mirror image.
         noising: what is added to each.
     """
 
     places: Sequence[int]
     latents: torch.Tensor
     prompts: Sequence[str]
-    frames: Sequence[Frame]
+    original_sizes: Sequence[OriginalSize]
     noising: Noising
 
     def split(self, most: int) -> Iterator[Self]:
@@ -60,7 +60,7 @@ class Shown:
                 places=self.places[part],
                 latents=self.latents[part],
                 prompts=self.prompts[part],
-                frames=self.frames[part],
+                original_sizes=self.original_sizes[part],
                 noising=Noising(*(drawn[part] for drawn in self.noising)),
             )
 
@@ -136,7 +136,7 @@ class EncodedExamples:
 
     def batch(self, shown: Shown, device: torch.device) -> tuple[torch.Tensor, Conditioning, Noising]:
         """What an objective is given of what is shown."""
-        conditioning = self.pipeline.with_original_sizes(self._told(shown.prompts, device), shown.frames)
+        conditioning = self.pipeline.with_original_sizes(self._told(shown.prompts, device), shown.original_sizes)
         return shown.latents.to(device), conditioning, Noising(*(drawn.to(device) for drawn in shown.noising))
 
     def size(self, row: int) -> torch.Size:
@@ -144,26 +144,26 @@ class EncodedExamples:
         return self.posteriors[row].mean.shape[1:]
 
     def _show(self, places: Sequence[int], rows: Sequence[int], objective: Objective, random: torch.Generator) -> Shown:
-        views, frames = zip(*(self._view(row, random) for row in rows), strict=True)
+        views, original_sizes = zip(*(self._view(row, random) for row in rows), strict=True)
         prompts = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
         posterior = LatentPosterior(
             mean=torch.cat([one.mean for one in views]), std=torch.cat([one.std for one in views])
         )
         latents = posterior.sample(random)
-        return Shown(places, latents, prompts, frames, objective.noising(latents, random))
+        return Shown(places, latents, prompts, original_sizes, objective.noising(latents, random))
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         kept = as_conditioning([self.conditionings.get(prompt, {}) for prompt in prompts])
         told = {name: values.to(device) for name, values in kept.items()}
         return told | self.pipeline.encode_trained(prompts) if self.train_text_encoder else told
 
-    def _view(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, Frame]:
+    def _view(self, row: int, random: torch.Generator) -> tuple[LatentPosterior, OriginalSize]:
         """The picture, or its mirror image where there is one and chance will have it; and what it was."""
-        posterior, frame = self.posteriors[row], self.examples[row].frame
+        posterior, original_size = self.posteriors[row], self.examples[row].original_size
         views = len(posterior.mean)
         view = 0 if views == 1 else int(torch.randint(views, (), generator=random))
         chosen = LatentPosterior(mean=posterior.mean[view : view + 1], std=posterior.std[view : view + 1])
-        return chosen, frame.mirrored() if view else frame
+        return chosen, original_size.mirrored() if view else original_size
 
 
 def _prompts(examples: Sequence[Example]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 
-from maquette.families.base import Frame
+from maquette.families.base import OriginalSize
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Example:
     Attributes:
         picture: makes it anew, RGB, sides multiples of 64; called only where its latents are not kept.
         wordings: what it may be called; never empty.
-        frame: what it was before.
+        original_size: before it was cropped and resized.
         owner, name: where its latents are kept, see `TensorStore`.
         dropout: how often it is called nothing, 0..1.
         mirrored: whether it is shown mirrored every other time.
@@ -25,7 +25,7 @@ class Example:
 
     picture: Callable[[], Image.Image]
     wordings: tuple[str, ...]
-    frame: Frame
+    original_size: OriginalSize
     owner: str
     name: str
     dropout: float = 0.0

@@ -13,7 +13,7 @@ from maquette.core.decoding import UnreadablePicture
 from maquette.core.findings import Finding, FindingCode, finding
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import Picture, TrainingSpec
-from maquette.families.base import Frame, Pipeline
+from maquette.families.base import OriginalSize, Pipeline
 from maquette.families.environment import library_versions
 from maquette.families.precision import weight_dtype
 from maquette.families.registry import load_spec
@@ -76,7 +76,7 @@ def prepare(attempt: Attempt, store: TensorStore, before_each: Callable[[], None
     return examples
 
 
-def frame_of(facts: PictureFacts) -> Frame:
+def original_size_of(facts: PictureFacts) -> OriginalSize:
     """What a picture was before it became what is trained on.
 
     What was cut out of its middle, as around a face, counts as a picture of its own: it may be small and enlarged, and
@@ -84,9 +84,9 @@ def frame_of(facts: PictureFacts) -> Frame:
     """
     picture, crop, size = facts.picture, facts.crop, facts.size
     if crop.size.width < picture.width and crop.size.height < picture.height:
-        return Frame(*crop.size)
+        return OriginalSize(*crop.size)
     across, down = size.width / crop.size.width, size.height / crop.size.height
-    return Frame(
+    return OriginalSize(
         *picture,
         left=round(crop.left * across),
         top=round(crop.top * down),
@@ -136,7 +136,7 @@ def _example(attempt: Attempt, store: TensorStore, preparer: Preparer, picture: 
     return Example(
         picture=make,
         wordings=wordings(picture, settings),
-        frame=frame_of(msgspec.json.decode(notes[FACTS], type=PictureFacts)),
+        original_size=original_size_of(msgspec.json.decode(notes[FACTS], type=PictureFacts)),
         dropout=settings.caption_dropout,
         mirrored=settings.random_flip,
         owner=picture.sha256,

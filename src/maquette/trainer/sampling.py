@@ -14,7 +14,7 @@ from maquette.core.drawing import DrawRequest, sample_request
 from maquette.core.errors import InvalidRequest
 from maquette.core.lifecycle import Reason
 from maquette.core.specs import SampleSpec, TrainingSpec
-from maquette.families.base import Bring, Frame, NotFinite, OnStep, Pipeline, Unsupported
+from maquette.families.base import Bring, NotFinite, OnStep, OriginalSize, Pipeline, Unsupported
 from maquette.trainer.data import Example
 from maquette.trainer.divergence import ADVICE
 from maquette.trainer.failures import RunFailed
@@ -70,7 +70,7 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, on_step: OnStep
     return Example(
         picture=partial(_draw_class_picture, pipeline, request, on_step, bring),
         wordings=(prompt,),
-        frame=Frame(request.width, request.height),
+        original_size=OriginalSize(request.width, request.height),
         owner=CLASSES,
         name=msgspec.json.encode(request).decode(),
     )

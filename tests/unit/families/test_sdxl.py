@@ -13,7 +13,7 @@ from PIL import Image
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import DrawRequest, EmbeddingUse, HiresFix, RefinerUse, Sampler
 from maquette.core.files import file_sha256
-from maquette.families.base import Frame, Unsupported
+from maquette.families.base import OriginalSize, Unsupported
 from maquette.families.sdxl.objective import SdxlObjective
 from maquette.families.sdxl.pipeline import SdxlPipeline
 from maquette.testing.factories import training_spec
@@ -160,8 +160,8 @@ def test_in_training_the_unet_is_told_what_each_picture_was(
 
     monkeypatch.setattr(pipeline.unet, "forward", listening)
     latents, timesteps = torch.zeros(2, 4, 16, 12), torch.tensor([1, 2])
-    frames = [Frame(300, 200, left=7, top=5, right=1), Frame(48, 64)]
-    conditioning = pipeline.with_original_sizes(pipeline.encode_prompts(["a", "b"]), frames)
+    original_sizes = [OriginalSize(300, 200, left=7, top=5, right=1), OriginalSize(48, 64)]
+    conditioning = pipeline.with_original_sizes(pipeline.encode_prompts(["a", "b"]), original_sizes)
     one = pipeline.predict(latents, timesteps, conditioning)
     other = pipeline.predict(latents, timesteps, pipeline.encode_prompts(["a", "b"]))
     assert told[0] == [[200, 300, 5, 7, 64, 48], [64, 48, 0, 0, 64, 48]]

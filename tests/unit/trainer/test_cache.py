@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maquette.families.base import TEXT_ENCODERS, Conditioning, Frame, LatentPosterior, Noising, Part, all_there
+from maquette.families.base import TEXT_ENCODERS, Conditioning, LatentPosterior, Noising, OriginalSize, Part, all_there
 from maquette.families.flux1.pipeline import Flux1Pipeline
 from maquette.families.pixels import to_pixels
 from maquette.families.sd15.pipeline import Sd15Pipeline
@@ -31,12 +31,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Sd15Pipeline:
 
 
 class Counting:
-    """A pipeline that counts what it is asked to encode, in order, and remembers the last frames it was told."""
+    """A pipeline that counts what it is asked to encode, in order, and remembers what sizes it was told last."""
 
     def __init__(self, pipeline: Sd15Pipeline) -> None:
         self.pipeline = pipeline
         self.asked: list[str] = []
-        self.frames: Sequence[Frame] = ()
+        self.original_sizes: Sequence[OriginalSize] = ()
 
     def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
         self.asked.append("picture")
@@ -54,9 +54,9 @@ class Counting:
         self.asked += prompts
         return self.pipeline.encode_trained(prompts)
 
-    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
-        self.frames = frames
-        return self.pipeline.with_original_sizes(conditioning, frames)
+    def with_original_sizes(self, conditioning: Conditioning, original_sizes: Sequence[OriginalSize]) -> Conditioning:
+        self.original_sizes = original_sizes
+        return self.pipeline.with_original_sizes(conditioning, original_sizes)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def counting(pipeline: Sd15Pipeline) -> Counting:
     return Counting(pipeline)
 
 
-WHOLE = Frame(64, 64)
+WHOLE = OriginalSize(64, 64)
 
 
 def picture(hue: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -80,7 +80,7 @@ def example(
     return Example(
         picture=lambda: picture(40 * number, size),
         wordings=(f"picture {number}",),
-        frame=Frame(400, 100 + number, left=30, right=2),
+        original_size=OriginalSize(400, 100 + number, left=30, right=2),
         mirrored=mirrored,
         dropout=dropout,
         owner=named.get("owner", f"sha-{number}"),
@@ -192,7 +192,7 @@ def test_parts_are_the_whole(counting: Counting) -> None:
     (whole,) = encoded.show([2, 0, 1], Certain(), random())
     parts = list(whole.split(2))
     assert [len(part.places) for part in parts] == [2, 1]
-    for name in ("places", "prompts", "frames"):
+    for name in ("places", "prompts", "original_sizes"):
         assert [one for part in parts for one in getattr(part, name)] == list(getattr(whole, name))
     assert torch.equal(torch.cat([part.latents for part in parts]), whole.latents)
     assert torch.equal(torch.cat([part.noising.noise for part in parts]), whole.noising.noise)
@@ -249,7 +249,10 @@ def test_a_mirrored_picture_is_shown_both_ways(counting: Counting, pipeline: Sd1
 @pytest.mark.parametrize("text", [False, True])
 def test_a_batch_is_told_what_its_pictures_were(counting: Counting, text: bool) -> None:
     only(encode(counting, example(0), example(1), text=text), [1, 0])
-    assert list(counting.frames) == [Frame(400, 101, left=30, right=2), Frame(400, 100, left=30, right=2)]
+    assert list(counting.original_sizes) == [
+        OriginalSize(400, 101, left=30, right=2),
+        OriginalSize(400, 100, left=30, right=2),
+    ]
 
 
 def test_of_a_mirror_image_what_was_cut_off_on_the_right_was_on_the_left(
@@ -262,8 +265,8 @@ def test_of_a_mirror_image_what_was_cut_off_on_the_right_was_on_the_left(
         latents, _ = drawn(encoded, [0], source)
         is_mirrored = bool((latents - mirrored).abs().mean() < (latents - straight).abs().mean())
         seen.add(is_mirrored)
-        (frame,) = counting.frames
-        assert (frame.left, frame.right) == ((2, 30) if is_mirrored else (30, 2))
+        (original_size,) = counting.original_sizes
+        assert (original_size.left, original_size.right) == ((2, 30) if is_mirrored else (30, 2))
     assert seen == {True, False}
 
 

@@ -16,7 +16,7 @@ from maquette.core.lifecycle import Reason
 from maquette.core.progress import Found
 from maquette.core.rundir import RunDirectory, RunSpec
 from maquette.core.specs import Picture
-from maquette.families.base import Frame
+from maquette.families.base import OriginalSize
 from maquette.pictures.crops import Box, Size
 from maquette.pictures.faces import BrokenDetector
 from maquette.pictures.preparation import PictureFacts, Preparer
@@ -26,7 +26,7 @@ from maquette.testing.runs import read_messages
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.data import Example
 from maquette.trainer.failures import RunFailed
-from maquette.trainer.preparing import FACTS, frame_of, open_store, prepare, tell_cut_captions
+from maquette.trainer.preparing import FACTS, open_store, original_size_of, prepare, tell_cut_captions
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
 
@@ -116,19 +116,19 @@ def facts_of(picture: tuple[int, int], crop: tuple[int, int, int, int], size: tu
 
 
 @pytest.mark.parametrize(
-    ("facts", "frame"),
+    ("facts", "original_size"),
     [
-        (facts_of((1000, 500), (300, 0, 800, 500), (250, 250)), Frame(1000, 500, left=150, right=100)),
-        (facts_of((500, 1000), (0, 100, 500, 600), (1000, 1000)), Frame(500, 1000, top=200)),
-        (facts_of((512, 512), (0, 0, 512, 512), (512, 512)), Frame(512, 512)),
+        (facts_of((1000, 500), (300, 0, 800, 500), (250, 250)), OriginalSize(1000, 500, left=150, right=100)),
+        (facts_of((500, 1000), (0, 100, 500, 600), (1000, 1000)), OriginalSize(500, 1000, top=200)),
+        (facts_of((512, 512), (0, 0, 512, 512), (512, 512)), OriginalSize(512, 512)),
         # Around a face, so a picture of its own.
-        (facts_of((4000, 3000), (900, 700, 1200, 1000), (1024, 1024)), Frame(300, 300)),
+        (facts_of((4000, 3000), (900, 700, 1200, 1000), (1024, 1024)), OriginalSize(300, 300)),
     ],
 )
 def test_a_frame_is_the_originals_size_and_what_was_cut_off_once_it_was_resized(
-    facts: PictureFacts, frame: Frame
+    facts: PictureFacts, original_size: OriginalSize
 ) -> None:
-    assert frame_of(facts) == frame
+    assert original_size_of(facts) == original_size
 
 
 def test_frames_come_from_the_preparation_that_is_asked_for_not_from_what_is_kept_of_another(
@@ -143,15 +143,15 @@ def test_frames_come_from_the_preparation_that_is_asked_for_not_from_what_is_kep
         reporter,
     )
     store = open_store(run, CPU)
-    found: list[Frame] = []
+    found: list[OriginalSize] = []
     for _ in range(2):
         for one in (run, wide):
             (example,) = prepared(one)
             store.write(example.owner or "", example.name, {"mean": torch.zeros(1)}, example.notes)
-            found.append(example.frame)
+            found.append(example.original_size)
     cut = found[0].left + found[0].right
     assert (found[0].width, found[0].height, cut) == (192, 128, 64)
-    assert found == [found[0], Frame(192, 128)] * 2
+    assert found == [found[0], OriginalSize(192, 128)] * 2
 
 
 def test_mirrored_pictures_are_kept_apart(directory: RunDirectory, reporter: Reporter) -> None:

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from maquette.core.drawing import DrawRequest
 from maquette.core.embeddings import OF_TWO_ENCODERS
-from maquette.families.base import Conditioning, Frame
+from maquette.families.base import Conditioning, OriginalSize
 from maquette.families.conditioning import PromptEncoder, Said, layer_before, reads_whole
 from maquette.families.denoising import Denoiser
 from maquette.families.latent_pipeline import LatentPipeline
@@ -42,13 +42,13 @@ class SdxlPipeline(LatentPipeline):
             )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
-    def with_original_sizes(self, conditioning: Conditioning, frames: Sequence[Frame]) -> Conditioning:
+    def with_original_sizes(self, conditioning: Conditioning, original_sizes: Sequence[OriginalSize]) -> Conditioning:
         """Prompts, and of each one's picture the height and width it had, and what was cut off above and on the left.
 
         The base has learned to tell small and cropped originals from others (the paper, section 2.2). What it is told
         of them the LoRA need not learn.
         """
-        numbers = [[frame.height, frame.width, frame.top, frame.left] for frame in frames]
+        numbers = [[size.height, size.width, size.top, size.left] for size in original_sizes]
         originals = torch.tensor(numbers, dtype=torch.float32, device=conditioning["prompt_embeds"].device)
         return conditioning | {"originals": originals}
 
