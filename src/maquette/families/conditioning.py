@@ -38,8 +38,9 @@ class Said(NamedTuple):
     pooled: torch.Tensor
 
 
-Read: TypeAlias = Callable[[Any, torch.Tensor, int], Said]
-"""How a text encoder is read: it, tokens (prompts, tokens), and how many of its last layers are left out, plus one."""
+ReadEncoder: TypeAlias = Callable[[Any, torch.Tensor, int], Said]
+"""Has a text encoder read tokens (prompts, tokens), and answers what one of its layers says; the third argument is
+`clip_skip`, 1 more than how many of the last ones are left out."""
 
 
 class PromptEncoder:
@@ -47,7 +48,7 @@ class PromptEncoder:
 
     Args:
         tokenizer, text_encoder: the base's; both stay as they are.
-        read: which of its layers the denoiser was trained with.
+        read: asks the layer that the denoiser was trained with.
         clip_skip: as published, 1 leaves no layer out.
         embeddings: further words.
         tensor: of this encoder's vectors in embeddings for several encoders; None where it is the only one.
@@ -62,7 +63,7 @@ class PromptEncoder:
         tokenizer: Any,
         text_encoder: Any,
         *,
-        read: Read,
+        read: ReadEncoder,
         clip_skip: int = 1,
         embeddings: Sequence[EmbeddingUse] = (),
         tensor: str | None = None,

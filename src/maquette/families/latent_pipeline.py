@@ -61,11 +61,11 @@ class LatentPipeline(ABC):
 
     Attributes:
         LIBRARY: diffusers' pipeline class.
-        ABSENT: parts that it knows and we do without, as arguments of its `from_pretrained`.
+        ABSENT: components that it knows and we do without, as arguments of its `from_pretrained`.
         AUTOENCODER: how its autoencoder is loaded and called.
         FROZEN_ENCODERS: text encoders that no LoRA is put on, by their names in `parts`.
         PATCH: latents that the denoiser reads as one, along a side; sides are multiples of it.
-        parts: the loaded pipeline.
+        parts: diffusers' pipeline, loaded. Each of its components that is a model is of one `Part`.
         denoiser: its UNet or transformer.
         device: where it works; parts that are not at work may wait elsewhere.
     """

@@ -25,7 +25,7 @@ LIBRARIES: Mapping[str, Any] = {"diffusers": diffusers, "transformers": transfor
 
 
 def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
-    """Load a base's folder into host memory, in the device's precision, whatever its files have.
+    """Load a base's folder into host memory as diffusers' pipeline, in the device's precision, whatever its files have.
 
     Its weights are in the components' folders, or in one file beside these, as checkpoints were published before there
     were folders; then the components' folders hold configurations and tokenizers alone, and weights where the file has
@@ -33,7 +33,7 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
 
     Args:
         library: diffusers' pipeline class.
-        absent: parts that it knows and we do without, and what it is to make of that.
+        absent: components that it knows and we do without, and what it is to make of that.
 
     Raises:
         BrokenBase: the folder lacks a part, or a part can't be used.

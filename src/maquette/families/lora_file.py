@@ -46,7 +46,7 @@ MAX_WORDS = 300
 """Characters of a library's error that are passed on."""
 
 
-class Said(Struct, frozen=True):
+class PeftEntries(Struct, frozen=True):
     """The entries of a component's PEFT configuration that decide how its LoRA is read; PEFT knows the others."""
 
     r: int = 8
@@ -168,7 +168,7 @@ def _configs(path: str, metadata: Mapping[str, str], keys: LoraKeys) -> dict[str
             said = {key.removeprefix(start): value for key, value in entries.items() if key.startswith(start)}
             if said:
                 # PEFT itself checks no types.
-                msgspec.convert(said, Said)
+                msgspec.convert(said, PeftEntries)
                 configs[component] = LoraConfig(**cast("dict[str, Any]", said))
     except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise BrokenWeights(f"{path}: a header that can't be read: {_shortened(error)}") from error

@@ -10,11 +10,11 @@ from maquette.trainer.randomness import generator
 ORDERS = 4
 """In how many orders a caption's tags are shown. Each is encoded once, so that text encoders may go before training."""
 NOTHING = ""
-"""What a picture shows to who is told nothing: drawing is guided away from it."""
+"""The prompt of a picture whose caption is dropped, so that the LoRA learns what drawing is guided away from."""
 
 
 def wordings(picture: Picture, settings: TrainingSettings) -> tuple[str, ...]:
-    """Everything a picture may be called in training besides nothing: its caption, or that in several orders.
+    """Everything a picture may be called in training besides `NOTHING`: its caption, or that in several orders.
 
     Tags are what stands between commas; the first one stays in front. The orders depend on the seed and the picture's
     name alone.
@@ -29,7 +29,7 @@ def wordings(picture: Picture, settings: TrainingSettings) -> tuple[str, ...]:
 
 
 def choose(wordings: Sequence[str], dropout: float, random: torch.Generator) -> str:
-    """One of the wordings, or nothing with probability `dropout`; draws from `random` only where there is a choice."""
+    """One of the wordings, or `NOTHING` with probability `dropout`; draws from `random` only where it decides."""
     if dropout > 0 and torch.rand((), generator=random).item() < dropout:
         return NOTHING
     if len(wordings) == 1:

@@ -18,7 +18,7 @@ class Example:
         wordings: what it may be called; never empty.
         original_size: before it was cropped and resized.
         owner, name: where its latents are kept, see `TensorStore`.
-        dropout: how often it is called nothing, 0..1.
+        dropout: how often its caption is dropped, 0..1.
         mirrored: whether it is shown mirrored every other time.
         notes: to be kept beside them.
     """

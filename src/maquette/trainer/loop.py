@@ -99,10 +99,10 @@ def run(attempt: Attempt) -> None:
         state = fresh_state(adapters, settings, randomness)
         draw = partial(draw_sample, pipeline, bring=residency.bring)
         # Keeping a state is a checkpoint with its probe, the loss on what is held out, and samples where asked for.
-        measured = range(len(instances) + len(classes), len(examples.examples))
+        held_out_rows = range(len(instances) + len(classes), len(examples.examples))
         keeper = Keeper(
             attempt,
-            Evaluation(examples, objective, measured, settings.seed, device),
+            Evaluation(examples, objective, held_out_rows, settings.seed, device),
             lora_header(adapters, training),
             draw,
             partial(residency.bring, *trained_parts),

@@ -95,7 +95,7 @@ class PeakMeter:
 
     @property
     def bytes(self) -> int:
-        """In bytes."""
+        """The most so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(0, _resident("VmHWM") - self._before)
