@@ -15,8 +15,8 @@ from maquette.families.samplers import Evaluation, plan, skipped_steps
 
 
 @dataclass(frozen=True)
-class Denoiser:
-    """A base's denoiser and what it is told.
+class GuidedDenoiser:
+    """A base's denoiser with what it is told, and how far its answer is led by it.
 
     Attributes:
         conditioning: of the negative prompt and the prompt, in this order; where guidance is none, of the prompt alone.
@@ -44,7 +44,7 @@ class Denoiser:
 class Refiner:
     """A second denoiser, and the share (0..1) of the steps after which it takes over."""
 
-    denoiser: Denoiser
+    denoiser: GuidedDenoiser
     switch_at: float
 
 
@@ -62,7 +62,7 @@ class Denoising:
 
     new_scheduler: Callable[[tuple[int, ...]], Any]
     steps: int
-    denoiser: Denoiser
+    denoiser: GuidedDenoiser
     refiner: Refiner | None
     device: torch.device
     random: torch.Generator
@@ -94,7 +94,7 @@ class Denoising:
                 self.stepped()
         return latents
 
-    def _denoiser_of(self, step: int) -> Denoiser:
+    def _denoiser_of(self, step: int) -> GuidedDenoiser:
         if self.refiner is not None and step >= self.refiner.switch_at * self.steps:
             return self.refiner.denoiser
         return self.denoiser

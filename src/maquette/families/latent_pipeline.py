@@ -26,7 +26,7 @@ from maquette.families.base import (
     Unsupported,
     all_there,
 )
-from maquette.families.denoising import Denoiser, Denoising, Refiner
+from maquette.families.denoising import Denoising, GuidedDenoiser, Refiner
 from maquette.families.kept import KeptModels
 from maquette.families.loading import load_parts
 from maquette.families.pixels import read_original
@@ -150,7 +150,7 @@ class LatentPipeline(ABC):
         """What the denoiser says of latents (pictures, channels, height, width), in their shape."""
 
     @abstractmethod
-    def denoiser_for(self, request: DrawRequest) -> Denoiser:
+    def denoiser_for(self, request: DrawRequest) -> GuidedDenoiser:
         """The denoiser with all that it is told for one picture.
 
         Raises:

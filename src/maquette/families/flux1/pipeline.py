@@ -9,7 +9,7 @@ from diffusers import FluxPipeline
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import Conditioning, Unsupported
 from maquette.families.conditioning import reads_whole
-from maquette.families.denoising import Denoiser
+from maquette.families.denoising import GuidedDenoiser
 from maquette.families.flow import FlowSamplers
 from maquette.families.latent_pipeline import LatentPipeline
 from maquette.families.precision import mixed_precision
@@ -80,7 +80,7 @@ class Flux1Pipeline(LatentPipeline):
         )[0]
         return unpacked(said, height, width)
 
-    def denoiser_for(self, request: DrawRequest) -> Denoiser:
+    def denoiser_for(self, request: DrawRequest) -> GuidedDenoiser:
         """The transformer with the request's prompt and guidance.
 
         A base that was distilled to be told its guidance needs no second answer. Where a negative prompt is given, it
@@ -95,7 +95,7 @@ class Flux1Pipeline(LatentPipeline):
         conditioning = self.encode_prompts(prompts)
         told = UNGUIDED if guided else request.guidance_scale
         conditioning["guidance"] = torch.full((len(prompts),), told, device=self.device)
-        return Denoiser(self.predict, conditioning, request.guidance_scale if guided else UNGUIDED)
+        return GuidedDenoiser(self.predict, conditioning, request.guidance_scale if guided else UNGUIDED)
 
     def _guidance(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor | None:
         if not self.transformer.config.guidance_embeds:

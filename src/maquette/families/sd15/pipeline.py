@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import Conditioning
 from maquette.families.conditioning import PromptEncoder, last_layer, reads_whole
-from maquette.families.denoising import Denoiser
+from maquette.families.denoising import GuidedDenoiser
 from maquette.families.latent_pipeline import LatentPipeline
 from maquette.families.precision import mixed_precision
 from maquette.families.samplers import DiffusionSamplers
@@ -49,7 +49,7 @@ class Sd15Pipeline(LatentPipeline):
         """What the UNet says of latents (pictures, channels, height, width)."""
         return self.unet(latents, timesteps, conditioning["prompt_embeds"], return_dict=False)[0]
 
-    def denoiser_for(self, request: DrawRequest) -> Denoiser:
+    def denoiser_for(self, request: DrawRequest) -> GuidedDenoiser:
         """The UNet with the request's prompts, the negative one where there is guidance."""
         encoder = PromptEncoder(
             self.parts.tokenizer,
@@ -62,4 +62,4 @@ class Sd15Pipeline(LatentPipeline):
         prompts = (request.negative_prompt, request.prompt) if guided else (request.prompt,)
         with mixed_precision(self.device):
             embeds = encoder.encode(*prompts).embeds
-        return Denoiser(self.predict, {"prompt_embeds": embeds}, request.guidance_scale)
+        return GuidedDenoiser(self.predict, {"prompt_embeds": embeds}, request.guidance_scale)

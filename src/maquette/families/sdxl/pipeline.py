@@ -10,7 +10,7 @@ from maquette.core.drawing import DrawRequest
 from maquette.core.embeddings import OF_TWO_ENCODERS
 from maquette.families.base import Conditioning, OriginalSize
 from maquette.families.conditioning import PromptEncoder, Said, layer_before, reads_whole
-from maquette.families.denoising import Denoiser
+from maquette.families.denoising import GuidedDenoiser
 from maquette.families.latent_pipeline import LatentPipeline
 from maquette.families.precision import mixed_precision
 from maquette.families.samplers import DiffusionSamplers
@@ -63,15 +63,15 @@ class SdxlPipeline(LatentPipeline):
             0
         ]
 
-    def denoiser_for(self, request: DrawRequest) -> Denoiser:
+    def denoiser_for(self, request: DrawRequest) -> GuidedDenoiser:
         """The UNet with the request's prompts, the negative one where there is guidance."""
         if request.guidance_scale <= 1:
-            return Denoiser(self.predict, self._encoded(request, request.prompt), request.guidance_scale)
+            return GuidedDenoiser(self.predict, self._encoded(request, request.prompt), request.guidance_scale)
         conditioning = self._encoded(request, request.negative_prompt, request.prompt)
         if not request.negative_prompt and self.parts.config.force_zeros_for_empty_prompt:
             for told in conditioning.values():
                 told[0] = 0
-        return Denoiser(self.predict, conditioning, request.guidance_scale)
+        return GuidedDenoiser(self.predict, conditioning, request.guidance_scale)
 
     def _encoded(self, request: DrawRequest, *prompts: str) -> Conditioning:
         first, second = (self._said(request, number, prompts) for number in range(2))
