@@ -43,6 +43,9 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
     except SingleFileComponentError as error:
         lacking = _lacking(error, base, _models(base, absent))
         raise BrokenBase(f"the base in {base} can't be loaded: {lacking}") from error
+    except NotImplementedError as error:
+        # What the library could not fill it can't move either, and says no more.
+        raise BrokenBase(f"the base in {base} can't be loaded: the file beside its folders lacks weights") from error
     except (BrokenBase, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
 

@@ -88,6 +88,15 @@ def test_a_file_that_lacks_weights_of_a_text_encoder_is_refused_with_their_names
         Sd15Pipeline.load(folder, CPU, waiting=True)
 
 
+@pytest.mark.parametrize("lacking", ["middle_block.1.norm.bias", "first_stage_model.decoder.mid.block_1.conv1.bias"])
+def test_a_file_that_lacks_other_weights_is_refused_too(tmp_path: Path, lacking: str) -> None:
+    folder = sd15_in_one_file(build_tiny_base(tmp_path / "base"), tmp_path / "file")
+    left = {name: tensor for name, tensor in load_file(folder / FILE).items() if not name.endswith(lacking)}
+    save_file(left, folder / FILE)
+    with pytest.raises(BrokenBase, match=rf"{folder} can't be loaded: the file beside its folders lacks weights"):
+        Sd15Pipeline.load(folder, CPU)
+
+
 class Enlarged(TorchDispatchMode):
     """Counts the numbers that are made float32 in host memory out of others, in `count`."""
 
