@@ -40,8 +40,8 @@ from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.ids import sha256_hex
 from maquette.core.rundir import RunDirectory
 from maquette.core.specs import Picture, Preparation, SampleSpec
-from maquette.families.base import Family, OnStep, Pipeline, all_there, load_family
-from maquette.families.precision import mixed_precision, work_deterministically
+from maquette.families.base import Family, Objective, OnStep, Pipeline, all_there, load_family
+from maquette.families.precision import work_deterministically
 from maquette.families.registry import FAMILIES, load_spec
 from maquette.testing.runs import change_spec, make_run, read_spec
 from maquette.testing.tiny_bases import TINY_BASES
@@ -54,6 +54,7 @@ from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter
 from maquette.trainer.preparing import open_store, prepare
 from maquette.trainer.randomness import Randomness
+from maquette.trainer.recording import Pass, RecordedPass
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
 from plain_loops import PLAIN_LOOPS, Pictures
@@ -72,11 +73,14 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Figures:
-    """One loop's figures: seconds of each step, of what comes before the first, bytes at most, and operations."""
+    """One loop's figures: seconds of each step, of what comes before the first, bytes at most, and what a step's passes
+    through the denoiser compute, in floating-point operations.
+    """
 
     steps: list[float]
     before: float = 0.0
     peak_bytes: int = 0
+    operations: int = 0
 
     def turns(self) -> list[float]:
         """Seconds a step of each turn, with its share of what comes before."""
@@ -126,9 +130,9 @@ def main() -> int:
         subject = make_subject(Path(name), arguments)
         ways = [False, *([True] if arguments.compile else [])]
         found = {compiled: measure(subject, arguments, compiled=compiled) for compiled in ways}
-        operations = count_operations(subject, arguments.batch)
     shape = "real" if arguments.real else "small"
     rate = matrix_rate(subject.device) if subject.device.type == "cuda" else None
+    operations = found[False][0].operations
     figures: dict[str, Any] = {
         "machine": machine("torch", "diffusers", "peft", "accelerate")
         | ({"device": torch.cuda.get_device_name(subject.device)} if subject.device.type == "cuda" else {}),
@@ -274,9 +278,11 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
         figures.before = time.perf_counter() - began
         state = fresh_state(family, pipeline, run, Randomness(settings.seed, PICTURES, 0, device))
         objective = family.objective(pipeline, settings)
-        if compiled:
-            denoiser: Any = pipeline
-            denoiser.denoiser.compile_repeated_blocks()
+        through: Pass = partial(loop.pass_through, objective)
+        figures.operations = count_operations(through, examples, objective, batch, device)
+        state.optimizer.zero_grad()
+        if device.type == "cuda":
+            through = RecordedPass(through, list(state.parameters.values()))
         evaluation = Evaluation(examples, objective, (), settings.seed, device)
         meter = PeakMeter(device)
 
@@ -294,10 +300,10 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
                 state,
                 examples,
                 objective,
+                through,
                 KeepsNothing(until, evaluation, {}, no_picture, nothing),
                 meter,
                 micro_batch=batch,
-                recorded=device.type == "cuda",
             )
             synchronise(device)
 
@@ -305,6 +311,9 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
         Keeper(attempt(1), evaluation, {}, no_picture, nothing).keep_beginning(state)
         synchronise(device)
         figures.before += time.perf_counter() - began
+        if compiled:
+            denoiser: Any = pipeline
+            denoiser.denoiser.compile_repeated_blocks()
         train(WARM_UP)
         while True:
             began = time.perf_counter()
@@ -405,22 +414,14 @@ def targets(family: str, parts: Any) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- operations
 
 
-def count_operations(subject: Subject, batch: int) -> int:
-    """Floating-point operations of one step's forward and backward pass through the denoiser, as its shapes say."""
-    family, pipeline = load_family(subject.family), subject.pipeline()
-    settings = read_spec(subject.run).training.settings
-    with Reporter(subject.run.events) as reporter:
-        examples = encode(pipeline, subject, reporter)
-    family.adapters(pipeline).attach(settings)
-    objective = family.objective(pipeline, settings)
-    random = torch.Generator().manual_seed(1)
-    (shown,) = examples.show(range(batch), objective, random)
-    learned = examples.batch(shown, subject.device)
+def count_operations(
+    through: Pass, examples: EncodedExamples, objective: Objective, batch: int, device: torch.device
+) -> int:
+    """Of one step's forward and backward pass, as their shapes say."""
+    (shown,) = examples.show(range(batch), objective, torch.Generator().manual_seed(1))
     counter = FlopCounterMode(display=False)
     with counter:
-        with mixed_precision(subject.device):
-            losses = objective.losses(*learned)
-        losses.mean().backward()
+        through(*examples.batch(shown, device), torch.ones(batch, device=device))
     return counter.get_total_flops()
 
 

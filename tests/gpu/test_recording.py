@@ -94,6 +94,21 @@ class TestPlaying:
         model(*batch(device, 2))
         torch.testing.assert_close(found, model.gradients())
 
+    def test_what_its_arguments_were_computed_from_learns_too(self, model: Model, device: torch.device) -> None:
+        before = Linear(8, 8, device=device)
+        recorded = RecordedPass(model, model.parameters)
+        for seed in range(4):
+            x, named = batch(device, seed)
+            found: list[torch.Tensor | None] = []
+            for through in (recorded, model):
+                model.forget_gradients()
+                before.zero_grad()
+                through(before(x), named)
+                found.append(before.weight.grad)
+            torch.testing.assert_close(*found)
+            assert found[0] is not None
+            assert found[0].any()
+
     def test_a_step_changes_what_the_next_one_sees(self, model: Model, device: torch.device) -> None:
         recorded = RecordedPass(model, model.parameters)
         optimizer = torch.optim.SGD(model.parameters, lr=0.1)

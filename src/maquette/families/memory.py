@@ -97,6 +97,8 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     """How a run is laid out.
 
     Attributes:
+        recorded: whether a device plays recorded passes instead of being told each anew: several times as fast, and
+            what a recording keeps is not there for others, as for a picture of another size or a sample.
         together: whether all parts of the base stay on the device; else those that are not at work wait in the host's
             memory.
         gradient_checkpointing: whether activations are computed again in the backward pass instead of kept; a third
@@ -105,6 +107,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         needed: bytes that it should take.
     """
 
+    recorded: bool
     together: bool
     gradient_checkpointing: bool
     micro_batch: int
@@ -119,7 +122,8 @@ class Layout(Struct, frozen=True, kw_only=True):
         pixels: of a picture that is trained on.
         drawn_pixels: of the largest picture that is drawn.
         weight_bytes: of a number of the denoiser and the text encoders.
-        on_host: whether the device's memory is the host's, so that moving a part away frees nothing.
+        on_host: whether the device's memory is the host's, so that moving a part away frees nothing, and nobody waits
+            to be told what to do.
     """
 
     spec: TrainingSpec
@@ -176,8 +180,11 @@ def share(plan: MemoryPlan, free: int) -> str:
 def plans(layout: Layout) -> Iterator[MemoryPlan]:
     """Every plan for a run, each leaner than the one before, and slower."""
     together, recompute, rows = True, False, layout.rows
-    yield _plan(layout, together, recompute, rows)
-    if not layout.on_host:
+    if layout.on_host:
+        yield _plan(layout, together, recompute, rows)
+    else:
+        yield _plan(layout, together, recompute, rows, recorded=True)
+        yield _plan(layout, together, recompute, rows)
         together = False
         yield _plan(layout, together, recompute, rows)
     recompute = True
@@ -201,27 +208,36 @@ def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
     return Sizes(*(number or beside * part.parameters // max(1, lacking) for part, number in found))
 
 
-def _plan(layout: Layout, together: bool, recompute: bool, rows: int) -> MemoryPlan:
+def _plan(layout: Layout, together: bool, recompute: bool, rows: int, *, recorded: bool = False) -> MemoryPlan:
+    activations = _activation_bytes(layout, recompute, rows)
+    training = _resting_bytes(layout, together) + _lora_bytes(layout) + activations
     return MemoryPlan(
+        recorded=recorded,
         together=together,
         gradient_checkpointing=recompute,
         micro_batch=rows,
-        needed=max(_training_bytes(layout, together, recompute, rows), _drawing_bytes(layout, together)),
+        needed=max(training, _drawing_bytes(layout, together)) + (activations if recorded else 0),
     )
 
 
-def _training_bytes(layout: Layout, together: bool, recompute: bool, rows: int) -> int:
-    model, sizes, settings = layout.model, layout.sizes, layout.spec.settings
+def _resting_bytes(layout: Layout, together: bool) -> int:
+    """What of the base is on the device in a step."""
+    sizes = layout.sizes
     resting = sizes.denoiser * layout.weight_bytes
     if together:
-        resting += sizes.text_encoders * layout.weight_bytes + sizes.autoencoder * FLOAT32
-    elif settings.train_text_encoder:
-        resting += sizes.trained_encoders * layout.weight_bytes
+        return resting + sizes.text_encoders * layout.weight_bytes + sizes.autoencoder * FLOAT32
+    trains = layout.spec.settings.train_text_encoder
+    return resting + (sizes.trained_encoders * layout.weight_bytes if trains else 0)
+
+
+def _activation_bytes(layout: Layout, recompute: bool, rows: int) -> int:
+    """What is kept for the backward pass of as many pictures."""
+    model, sizes = layout.model, layout.sizes
     per_pixel = model.recomputed if recompute else model.activations
     kept = per_pixel * layout.pixels * _width(sizes.denoiser, model.denoiser)
-    if settings.train_text_encoder:
+    if layout.spec.settings.train_text_encoder:
         kept += model.text_encoder_activations * _width(sizes.trained_encoders, model.trained_encoders)
-    return resting + _lora_bytes(layout) + int(kept * rows * layout.weight_bytes)
+    return int(kept * rows * layout.weight_bytes)
 
 
 def _lora_bytes(layout: Layout) -> int:

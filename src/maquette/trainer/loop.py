@@ -108,9 +108,10 @@ def run(attempt: Attempt) -> None:
             partial(residency.bring, *trained_parts),
         )
         keeper.resume(state)
-        # What is recorded must stay where it is, and text encoders that train read prompts in Python.
-        recorded = device.type == "cuda" and plan.together and not settings.train_text_encoder
-        train(attempt, state, examples, objective, keeper, meter, micro_batch=plan.micro_batch, recorded=recorded)
+        through: Pass = partial(pass_through, objective)
+        if plan.recorded:
+            through = RecordedPass(through, list(state.parameters.values()))
+        train(attempt, state, examples, objective, through, keeper, meter, micro_batch=plan.micro_batch)
 
         reporter.phase(Phase.SAMPLE)
         sample = draw(training.sample, lambda *_: attempt.supervision.check(state.step))
@@ -124,11 +125,11 @@ def train(
     state: TrainingState,
     examples: EncodedExamples,
     objective: Objective,
+    through: Pass,
     keeper: Keeper,
     meter: PeakMeter,
     *,
     micro_batch: int,
-    recorded: bool,
 ) -> None:
     """Take optimiser steps until all are done; a checkpoint every so often, at a stop request and at the end.
 
@@ -136,9 +137,9 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
+        through: `pass_through` of the objective, or what plays it again.
         micro_batch: rows shown at once, at most. Whatever it is, a step's gradient is that of its whole batch, but for
             the rounding of its sums.
-        recorded: whether passes are recorded and played again, see `trainer.recording`.
 
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
@@ -146,9 +147,6 @@ def train(
     """
     settings, random = attempt.training.settings, state.randomness
     parameters, size = list(state.parameters.values()), settings.train_batch_size
-    through: Pass = partial(pass_through, objective)
-    if recorded:
-        through = RecordedPass(through, parameters)
     if state.step == 0:
         keeper.keep_beginning(state)
     while state.step < settings.max_train_steps:

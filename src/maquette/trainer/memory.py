@@ -62,6 +62,7 @@ def plan_run(attempt: Attempt, model: MemoryModel, device: torch.device) -> Memo
             gradient_checkpointing=plan.gradient_checkpointing,
             micro_batch=plan.micro_batch,
             parts_in_turn=not plan.together,
+            recorded=plan.recorded,
             needed_bytes=plan.needed,
             free_bytes=free,
             why=_why(plan, free, layout.rows, spec.leaner),
@@ -149,6 +150,8 @@ def _why(plan: MemoryPlan, free: int, rows: int, leaner: int) -> str:
         said.append("which is too much by that estimate, and tried all the same, since no plan takes less")
     if leaner:
         said.append("leaner than must be by that estimate, since an earlier attempt ran out of memory")
+    if plan.recorded:
+        said.append("passes are recorded and played again")
     if not plan.together:
         said.append("parts of the base take turns")
     if plan.gradient_checkpointing:

@@ -24,7 +24,7 @@ class Recording(NamedTuple):
     """One shape's.
 
     Attributes:
-        inputs: where it reads what it is given.
+        inputs: where it reads what it is given, and leaves the gradients of what asks for one.
         loss, gradients: where it leaves what came out, a gradient for each parameter or None.
     """
 
@@ -37,12 +37,13 @@ class Recording(NamedTuple):
 class RecordedPass:
     """A pass that is recorded when a shape comes for the second time, and played from then on.
 
-    It adds to the parameters' gradients what the pass itself would add.
+    It adds to gradients what the pass itself would add: to the parameters', and to those of whatever its arguments were
+    computed from, as by a text encoder that trains.
 
     Args:
         function: the pass. It must decide nothing by the values of its tensors, draw nothing by chance, and copy
             nothing between host and device.
-        parameters: which the gradients are of; they must stay where they are.
+        parameters: of the pass itself; they must stay where they are.
     """
 
     def __init__(self, function: Pass, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -56,7 +57,7 @@ class RecordedPass:
     def __call__(self, *arguments: Any) -> torch.Tensor:
         """Carry out the pass; all tensors are on the device."""
         given, structure = tree_flatten(arguments)
-        shape = (repr(structure), *((tensor.shape, tensor.dtype) for tensor in given))
+        shape = (repr(structure), *((tensor.shape, tensor.dtype, tensor.requires_grad) for tensor in given))
         if shape not in self._recordings:
             if shape not in self._met or len(self._recordings) == MOST:
                 # Libraries choose their kernels the first time, which can't be recorded.
@@ -67,7 +68,7 @@ class RecordedPass:
 
     def _record(self, given: Sequence[torch.Tensor], structure: Any) -> Recording:
         """Nothing is computed by it: gradients stay what they are."""
-        inputs = [tensor.clone() for tensor in given]
+        inputs = [tensor.detach().clone().requires_grad_(tensor.requires_grad) for tensor in given]
         before = [parameter.grad for parameter in self._parameters]
         self._set_gradients([None] * len(before))
         graph = torch.cuda.CUDAGraph()
@@ -79,7 +80,7 @@ class RecordedPass:
 
     def _play(self, recording: Recording, given: Sequence[torch.Tensor]) -> torch.Tensor:
         for place, tensor in zip(recording.inputs, given, strict=True):
-            place.copy_(tensor)
+            place.detach().copy_(tensor)
         pairs = list(zip(self._parameters, recording.gradients, strict=True))
         for parameter, gradient in pairs:
             # Of an earlier part of the same step, and about to be overwritten.
@@ -89,6 +90,11 @@ class RecordedPass:
         for parameter, gradient in pairs:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        asking = [number for number, tensor in enumerate(given) if tensor.requires_grad]
+        if asking:
+            torch.autograd.backward(
+                [given[number] for number in asking], [recording.inputs[number].grad for number in asking]
+            )
         return recording.loss.clone()
 
     def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:

@@ -39,6 +39,7 @@ MESSAGES: list[TrainerMessage] = [
         gradient_checkpointing=True,
         micro_batch=2,
         parts_in_turn=False,
+        recorded=True,
         needed_bytes=4_000_000_000,
         free_bytes=80_000_000_000,
         why="activations are computed twice",
