@@ -1,5 +1,6 @@
 """The LoRA file: written, re-opened, verified."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,9 +77,12 @@ def export_kohya(path: Path, adapters: Adapters, spec: TrainingSpec) -> None:
     _write(path, adapters.kohya(), _origin(spec))
 
 
+@torch.no_grad()
 def not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first weight that holds a number that is not finite, or None."""
-    return next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    """The name of the first weight that holds a number that is not finite, or None; all are on one device."""
+    # Each one's largest number, which alone of the norms is finite wherever all numbers are; waited for once.
+    largest = torch.stack(torch._foreach_norm([*weights.values()], math.inf)).tolist()
+    return next((name for name, number in zip(weights, largest, strict=True) if not math.isfinite(number)), None)
 
 
 def file_record(path: Path, root: Path) -> FileRecord:

@@ -67,8 +67,7 @@ class Prodigy(Optimizer):
         group["steps"] += 1
         correction = math.sqrt(1 - second ** group["steps"]) / (1 - first ** group["steps"])
         rate = d * group["lr"] * correction
-        along = sum(torch.sum(one * other) for one, other in zip(gradients, moved, strict=True))
-        group["numerator"] = decay * group["numerator"] + d / FIRST_DISTANCE * rate * float(along)
+        along = torch.cat([product.flatten() for product in torch._foreach_mul(gradients, moved)]).sum()
 
         torch._foreach_mul_(means, first)
         torch._foreach_add_(means, gradients, alpha=d * (1 - first))
@@ -78,11 +77,14 @@ class Prodigy(Optimizer):
         # Without the schedule's factor, see the class: steps that warm up say as much of the distance as others.
         torch._foreach_add_(sums, gradients, alpha=d / FIRST_DISTANCE * d)
 
-        denominator = float(sum(one.abs().sum() for one in sums))
+        # The one time that a step waits for its device.
+        moved_along, denominator = torch.stack([along, torch.stack(torch._foreach_norm(sums, 1)).sum()]).tolist()
+        group["numerator"] = decay * group["numerator"] + d / FIRST_DISTANCE * rate * moved_along
         if denominator == 0:
             return
         group["d"] = max(d, group["numerator"] / denominator)
-        spread = torch._foreach_add(torch._foreach_sqrt(squares), group["d"] * group["eps"])
+        spread = torch._foreach_sqrt(squares)
+        torch._foreach_add_(spread, group["d"] * group["eps"])
         torch._foreach_mul_(trained, 1 - rate * group["weight_decay"])
         torch._foreach_addcdiv_(trained, means, spread, value=-rate)
 

@@ -18,6 +18,7 @@ from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Extras, TrainingState
 from maquette.trainer.divergence import RUNAWAY, SCATTER, step_back, trouble_with_state, trouble_with_step
 from maquette.trainer.evaluation import REFERENCE_DRAWS
+from maquette.trainer.export import not_finite
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.randomness import Randomness
@@ -97,6 +98,17 @@ def test_a_weight_that_is_not_finite_is_trouble(state: TrainingState) -> None:
     with torch.no_grad():
         state.parameters["a.weight"][2, 1] = INF
     assert trouble_with_state(state) == "after step 0 the weight a.weight is not finite"
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_the_first_weight_that_is_not_finite_is_named(bad: float) -> None:
+    weights = {"a": torch.ones(2, 3), "b": torch.tensor([1.0, bad]), "c": torch.tensor(bad)}
+    assert not_finite(weights) == "b"
+
+
+def test_a_number_as_large_as_there_are_is_finite() -> None:
+    largest = torch.finfo(torch.float32).max
+    assert not_finite({"a": torch.full((2, 3), largest), "b": torch.full((4,), -largest)}) is None
 
 
 def test_it_goes_on_from_the_last_checkpoint_at_half_the_rate(attempt: Attempt, state: TrainingState) -> None:

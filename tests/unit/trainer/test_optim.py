@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 from torch.nn import Parameter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maquette.core.specs import LrScheduler
 from maquette.testing.factories import training_spec
@@ -112,6 +114,57 @@ class TestProdigy:
             assert scalars(optimizer) == pytest.approx({"d": d, "numerator": numerator, "steps": step})
         assert distances[0] == FIRST_DISTANCE
         assert distances[-1] == distances[-2] > 10 * FIRST_DISTANCE
+
+    def test_many_weights_are_one_point(self) -> None:
+        """However it is cut up, one point moves, and one estimate says how far: sums go over all weights."""
+        random = torch.Generator().manual_seed(1)
+        start = torch.randn(26, generator=random, dtype=torch.float64)
+        slope, scatter = torch.randn(26, generator=random), torch.randn(12, 26, generator=random)
+        gradients = slope.double() + 0.3 * scatter.double()
+        whole, cut = [Parameter(start.clone())], [Parameter(part) for part in matrices(start)]
+        together, apart = Prodigy(whole, lr=3.0, weight_decay=0.01), Prodigy(cut, lr=3.0, weight_decay=0.01)
+        for gradient in gradients:
+            whole[0].grad = gradient
+            for weight, part in zip(cut, matrices(gradient), strict=True):
+                weight.grad = part
+            together.step()
+            apart.step()
+            assert scalars(apart) == pytest.approx(scalars(together), rel=1e-12)
+            assert torch.allclose(torch.cat([weight.flatten() for weight in cut]), whole[0], rtol=1e-12)
+        assert scalars(together)["d"] > 10 * FIRST_DISTANCE
+
+    def test_what_a_device_is_told_does_not_grow_with_the_number_of_weights(self) -> None:
+        assert operations(weights=40) == operations(weights=2)
+
+
+def matrices(values: torch.Tensor) -> list[torch.Tensor]:
+    """Some numbers as weights of several shapes."""
+    wide, tall, single, bias = values.clone().split((12, 8, 1, 5))
+    return [wide.view(2, 6), tall.view(8, 1), single.view(()), bias]
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed within the block; another view of the same numbers is nothing computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is not torch.ops.aten.view.default
+        return func(*args, **(kwargs or {}))
+
+
+def operations(weights: int) -> int:
+    """Of a step of Prodigy's, when its state is there."""
+    trained = [Parameter(torch.ones(2, 3)) for _ in range(weights)]
+    optimizer = Prodigy(trained)
+    for weight in trained:
+        weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    with Operations() as counted:
+        optimizer.step()
+    return counted.number
 
 
 def test_a_schedule_goes_on_at_half_its_rate() -> None:
