@@ -8,6 +8,9 @@ family (`plain_loops.py`). Ours is the trainer's own `train`, deterministic as i
 before its first step is counted in, spread over 500 steps. On a CPU the ratio is the median of the turns' own, and told
 with the least and the most of them.
 
+On a GPU ours plays recorded passes (`trainer.recording`); the first steps, in which it records and libraries choose
+kernels, are left out of both. Neither uses cuDNN's attention, whose backward pass failed on FLUX.1 (torch 2.11, H200).
+
 Bases are small: the bundled one, and the tests' tiny ones for other families. With `--real` they have their published
 sizes, of random weights. `--compile` measures both loops with the denoiser's repeated blocks compiled, too.
 Utilisation is of the rate at which the device multiplies two large bfloat16 matrices, measured in the same run.
@@ -271,6 +274,7 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
     device, run, family = subject.device, subject.run, load_family(subject.family)
     pipeline = subject.pipeline()
     settings = read_spec(run).training.settings
+    work_deterministically(device)
     with Reporter(run.events) as reporter:
         began = time.perf_counter()
         examples = encode(pipeline, subject, reporter)
@@ -294,6 +298,7 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
 
         def train(count: int) -> None:
             until = attempt(state.step + count)
+            # The plain loop does not, and takes turns with this one.
             work_deterministically(device)
             loop.train(
                 until,

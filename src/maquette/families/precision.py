@@ -27,5 +27,6 @@ def work_deterministically(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     # It also fills memory before it is first written, for programs that read it before.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] # Is made when it is imported.
-    # Of the kernels for attention these alone sum gradients in an order of their own.
+    # Of the kernels for attention these alone sum gradients in an order of their own. (And FLUX.1's backward pass ended
+    # in them with an illegal access, with torch 2.11 on an H200.)
     torch.backends.cuda.enable_cudnn_sdp(False)
