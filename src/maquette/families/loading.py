@@ -1,6 +1,7 @@
 """Loading a base's folder with diffusers."""
 
 import re
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,10 @@ CONFIG = "config.json"
 """Of a component with weights."""
 LIBRARIES: Mapping[str, Any] = {"diffusers": diffusers, "transformers": transformers}
 """Where the classes of components are, as `model_index.json` calls it."""
+MISFIT = re.compile(
+    r"because (?P<name>\S+) expected shape torch\.Size\((?P<expected>.*?)\), but got torch\.Size\((?P<found>.*?)\)"
+)
+"""How diffusers tells of a weight of another shape."""
 
 
 def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[str, Any]) -> Any:
@@ -44,10 +49,9 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
         lacking = _lacking(error, base, _models(base, absent))
         raise BrokenBase(f"the base in {base} can't be loaded: {lacking}") from error
     except NotImplementedError as error:
-        # What the library could not fill it can't move either, and says no more.
-        raise BrokenBase(f"the base in {base} can't be loaded: the file beside its folders lacks weights") from error
+        raise BrokenBase(f"the base in {base} can't be loaded: {_unfilled(error)}") from error
     except (BrokenBase, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise BrokenBase(f"the base in {base} can't be loaded: {error}") from error
+        raise BrokenBase(f"the base in {base} can't be loaded: {_misfit(error) or error}") from error
 
 
 class _Model(NamedTuple):
@@ -85,7 +89,7 @@ def _loaded(library: Any, base: Path, device: torch.device, absent: Mapping[str,
         if model.library == "transformers":
             # Out of a file the library leaves some as they train, and what two layers share with one of them alone.
             component.eval().tie_weights()
-        _check_whole(file, model, [name for name, weight in component.named_parameters() if weight.is_meta])
+        _check_whole(file, model, _empty(component))
     return parts
 
 
@@ -100,15 +104,53 @@ def _given(model: _Model, base: Path, file: Path | None, device: torch.device) -
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
+        # Which ones these are, transformers tells only where it may go on.
+        **({"ignore_mismatched_sizes": True} if model.library == "transformers" else {}),
     )
-    _check_whole(folder, model, told["missing_keys"])
+    for name, found, expected in told["mismatched_keys"]:
+        raise BrokenBase(f"expected {name} of {model.kind} {list(expected)}, found {list(found)}")
+    _check_whole(folder, model, told["missing_keys"], told["unexpected_keys"])
     return component
 
 
-def _check_whole(path: Path, model: _Model, lacking: Collection[str]) -> None:
-    """The libraries make up what files lack, as values to train from or as none at all, and only warn."""
+def _check_whole(path: Path, model: _Model, lacking: Collection[str], foreign: Collection[str] = ()) -> None:
+    """The libraries make up what files lack, as values to train from or as none at all, and only warn.
+
+    What a file holds beside that is no fault: the published ones have much in them. It tells what else a file may be.
+    """
     if lacking:
-        raise BrokenBase(f"{path} lacks {len(lacking)} weights of the {model.name}: {', '.join(sorted(lacking)[:3])}")
+        instead = f"; it holds {len(foreign)} others: {_first(foreign)}" if foreign else ""
+        raise BrokenBase(f"{path} lacks {len(lacking)} weights of the {model.name}: {_first(lacking)}{instead}")
+
+
+def _unfilled(error: NotImplementedError) -> str:
+    """Which weights are lacking. The library leaves empty what it can't fill, and then fails to move that, without a
+    word of what it is.
+    """
+    if (model := _in_hands(error)) is None:
+        return str(error)
+    lacking = _empty(model)
+    return f"the file beside its folders lacks {len(lacking)} weights of {type(model).__name__}: {_first(lacking)}"
+
+
+def _misfit(error: Exception) -> str | None:
+    """Which weight is of another shape, if that is what diffusers says, and then what to do about it in Python."""
+    found, model = MISFIT.search(str(error)), _in_hands(error)
+    return found and f"expected {found['name']} of {type(model).__name__} {found['expected']}, found {found['found']}"
+
+
+def _in_hands(error: Exception) -> torch.nn.Module | None:
+    """The model that a library had in hands when it failed: its errors are not told which one that was."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return next((one for frame in frames if isinstance(one := frame.f_locals.get("model"), torch.nn.Module)), None)
+
+
+def _empty(model: torch.nn.Module) -> list[str]:
+    return [name for name, weight in model.named_parameters() if weight.is_meta]
+
+
+def _first(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:3])
 
 
 def _lacking(error: SingleFileComponentError, base: Path, models: Sequence[_Model]) -> str:

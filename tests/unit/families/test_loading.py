@@ -88,12 +88,60 @@ def test_a_file_that_lacks_weights_of_a_text_encoder_is_refused_with_their_names
         Sd15Pipeline.load(folder, CPU, waiting=True)
 
 
-@pytest.mark.parametrize("lacking", ["middle_block.1.norm.bias", "first_stage_model.decoder.mid.block_1.conv1.bias"])
-def test_a_file_that_lacks_other_weights_is_refused_too(tmp_path: Path, lacking: str) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("middle_block.1.norm.bias", "UNet2DConditionModel: mid_block.attentions.0.norm.bias"),
+        ("first_stage_model.decoder.mid.block_1.conv1.bias", "AutoencoderKL: decoder.mid_block.resnets.0.conv1.bias"),
+    ],
+)
+def test_a_file_that_lacks_other_weights_is_refused_with_their_names(tmp_path: Path, lacking: str, said: str) -> None:
     folder = sd15_in_one_file(build_tiny_base(tmp_path / "base"), tmp_path / "file")
     left = {name: tensor for name, tensor in load_file(folder / FILE).items() if not name.endswith(lacking)}
     save_file(left, folder / FILE)
-    with pytest.raises(BrokenBase, match=rf"{folder} can't be loaded: the file beside its folders lacks weights"):
+    words = f"{folder} can't be loaded: the file beside its folders lacks 1 weights of {said}"
+    with pytest.raises(BrokenBase, match=re.escape(words)):
+        Sd15Pipeline.load(folder, CPU)
+
+
+def test_a_folder_with_something_else_in_it_is_refused_with_what_that_has(tmp_path: Path) -> None:
+    base = build_tiny_base(tmp_path / "base")
+    other = next((base / "vae").glob("*.safetensors"))
+    shutil.copy(other, base / "unet")
+    beside = rf"it holds {len(load_file(other))} others: decoder\.conv_in\.bias"
+    said = rf"{base / 'unet'} lacks \d+ weights of the unet: conv_in\.bias, .*; {beside}"
+    with pytest.raises(BrokenBase, match=said):
+        Sd15Pipeline.load(base, CPU)
+
+
+@pytest.mark.parametrize(
+    ("component", "name", "kind"),
+    [
+        ("unet", "conv_out.weight", "UNet2DConditionModel"),
+        ("vae", "decoder.conv_out.weight", "AutoencoderKL"),
+        ("text_encoder", "encoder.layers.0.layer_norm2.weight", "CLIPTextModel"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_with_both(tmp_path: Path, component: str, name: str, kind: str) -> None:
+    base = build_tiny_base(tmp_path / "base")
+    file = next((base / component).glob("*.safetensors"))
+    whole = load_file(file)
+    expected = list(whole[name].shape)
+    found = [2 * expected[0], *expected[1:]]
+    save_file(whole | {name: torch.zeros(found)}, file, metadata={"format": "pt"})
+    with pytest.raises(BrokenBase, match=re.escape(f"expected {name} of {kind} {expected}, found {found}")):
+        Sd15Pipeline.load(base, CPU)
+
+
+def test_a_file_whose_weights_are_of_another_shape_is_refused_with_both(tmp_path: Path) -> None:
+    folder = sd15_in_one_file(build_tiny_base(tmp_path / "base"), tmp_path / "file")
+    whole = load_file(folder / FILE)
+    name = "model.diffusion_model.out.2.weight"
+    expected = list(whole[name].shape)
+    found = [2 * expected[0], *expected[1:]]
+    save_file(whole | {name: torch.zeros(found)}, folder / FILE)
+    words = f"can't be loaded: expected conv_out.weight of UNet2DConditionModel {expected}, found {found}"
+    with pytest.raises(BrokenBase, match=re.escape(words)):
         Sd15Pipeline.load(folder, CPU)
 
 
