@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
 
+from maquette.core.basefolder import WEIGHTS, BrokenBase
 from maquette.core.files import file_sha256
 from maquette.core.lifecycle import Reason
 from maquette.core.progress import (
@@ -184,6 +186,18 @@ class TestDivergence:
         assert caught.value.reason is Reason.DIVERGED
         assert [path.name for path in checkpoint.whole(directory, spec.training)] == ["step-000000"]
         assert not weights(directory).exists()
+
+    def test_a_base_that_loses_no_number_without_a_lora_is_told_to_be_damaged(self, base: Path, tmp_path: Path) -> None:
+        """Of a run that diverges, its owner would try lower rates for ever."""
+        damaged = shutil.copytree(base, tmp_path / "damaged")
+        (file,) = (damaged / "unet").glob(WEIGHTS)
+        tensors = load_file(file)
+        tensors["mid_block.resnets.0.conv1.bias"][0] = math.nan
+        save_file(tensors, file, metadata={"format": "pt"})
+        directory = make_run(tmp_path / "run", damaged)
+        with pytest.raises(BrokenBase, match="the base's loss on the pictures, without a LoRA, is nan"):
+            run_here(directory)
+        assert (steps(directory), whole(directory)) == ([], [])
 
 
 class TestVerifiedResume:

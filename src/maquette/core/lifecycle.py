@@ -140,6 +140,7 @@ FAILURES: Mapping[Reason, Failure[TaskStatus]] = {
         TaskStatus.FAILED, "The training diverged, also at half the learning rate. Try a lower one."
     ),
     Reason.BASE_MISSING: _fault(TaskStatus.FAILED, "The base model is no longer registered."),
+    Reason.BROKEN_BASE: _fault(TaskStatus.FAILED, "The base model can't be used."),
     Reason.UNSUPPORTED: _fault(TaskStatus.FAILED, "The base model can't be trained as was asked for."),
     Reason.TIMED_OUT: _fault(TaskStatus.FAILED, "The task ran past its time limit."),
     Reason.OUT_OF_MEMORY: _shortage(TaskStatus.FAILED, "The device ran out of memory."),

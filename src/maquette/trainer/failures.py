@@ -38,7 +38,7 @@ def _classify(error: Exception) -> tuple[Reason, str]:
         case RunFailed():
             return error.reason, error.message
         case BrokenBase() | UnknownName():
-            return Reason.BASE_MISSING, str(error)
+            return Reason.BROKEN_BASE, str(error)
         case InvalidRequest():
             return Reason.UNSUPPORTED, error.message
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from maquette.core.basefolder import BrokenBase
 from maquette.core.progress import Resumed, SamplesDrawn, Validated
 from maquette.core.specs import SampleSpec
 from maquette.families.base import OnStep
@@ -46,8 +47,16 @@ class Keeper:
         """Keep the state before the first step, so that what diverges at once has somewhere to go back to.
 
         Measured with it is the loss of the base alone, since the LoRA is still nothing.
+
+        Raises:
+            BrokenBase: that is no finite number, so the base is damaged; it would look as if the run diverged.
         """
         state.reference_loss = self._loss_of_a_step(state.randomness)
+        if not math.isfinite(state.reference_loss):
+            raise BrokenBase(
+                f"the base's loss on the pictures, without a LoRA, is {state.reference_loss}, so it is damaged;"
+                " register it anew, or train on another one"
+            )
         self._save(state)
         self._validate(state)
 

@@ -13,8 +13,8 @@ from maquette.trainer.failures import RunFailed, failed
     ("error", "reason", "message"),
     [
         (RunFailed(Reason.BAD_DATASET, "0-a.png: cut off"), Reason.BAD_DATASET, "0-a.png: cut off"),
-        (BrokenBase("no vae"), Reason.BASE_MISSING, "no vae"),
-        (UnknownName("no family 'x'"), Reason.BASE_MISSING, "no family 'x'"),
+        (BrokenBase("no vae"), Reason.BROKEN_BASE, "no vae"),
+        (UnknownName("no family 'x'"), Reason.BROKEN_BASE, "no family 'x'"),
         (InvalidRequest("x", "leave it out"), Reason.UNSUPPORTED, "x: leave it out"),
         (OSError(errno.ENOSPC, "No space left", "/run/x"), Reason.DISK_FULL, "no space left to write /run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, "no space left to write a file"),
