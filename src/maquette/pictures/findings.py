@@ -11,8 +11,14 @@ from maquette.pictures.preparation import PictureFacts
 MIN_SHARPNESS = 2.0
 """A picture that measures less was out of focus, shaken, or enlarged before it came."""
 MAX_ENLARGEMENT = 1.0
-MIN_DIFFERENCE = 0.1
-"""See `measures.difference`; two pictures that differ less show the same."""
+MIN_DIFFERENCE = 0.35
+"""Two pictures that differ less, as `measures.difference` counts it, show the same.
+
+Measured on twelve photographs and ten drawings of one character: the same picture compressed, resized, mirrored, grey,
+or by a third lighter, darker, richer or poorer in contrast differs by 0.33 at most, one that lost 4 % of its sides by
+0.30; one turned by 3 degrees is found in two of three. Two of the photographs differ by 0.89 at least, two of the
+drawings by 0.71, and of a hundred people's faces, cut out alike and small, the nearest two by 0.37.
+"""
 
 
 def find_out(spec: TrainingSpec, facts: Mapping[str, PictureFacts], *, restored: bool) -> list[Finding]:
@@ -60,7 +66,7 @@ def _of_size_and_focus(name: str, facts: PictureFacts) -> Iterator[Finding]:
             f" {size.width}x{size.height}; send a larger picture, or ask for a smaller width and height",
             name,
         )
-    elif facts.sharpness is not None and facts.sharpness < MIN_SHARPNESS:
+    if facts.sharpness is not None and facts.sharpness < MIN_SHARPNESS:
         yield finding(
             FindingCode.BLURRED,
             f"the picture is blurred: its sharpness is {facts.sharpness:.1f}, from {MIN_SHARPNESS} on it is fine;"

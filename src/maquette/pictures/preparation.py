@@ -17,7 +17,7 @@ from maquette.pictures.measures import sharpness, thumbnail
 from maquette.pictures.restoring import FaceRestorer
 from maquette.pictures.saliency import salient_center
 
-RECIPE = 2
+RECIPE = 3
 """To be raised with every change here, or in what is called from here, that may change a pixel or a fact."""
 
 
@@ -29,7 +29,7 @@ class PictureFacts(Struct, frozen=True, kw_only=True):
         faces: the boxes of its faces, the surest first; None where nothing could look for them.
         crop: the part of it that is trained on.
         size: what that part was resized to.
-        sharpness: of what is trained on, see `measures.sharpness`.
+        sharpness: of the part that is trained on, before it was enlarged; see `measures.sharpness`.
         thumbnail: of the whole picture, see `measures.thumbnail`.
     """
 
@@ -84,7 +84,8 @@ class Preparer:
             faces=faces,
             crop=crop,
             size=size,
-            sharpness=sharpness(trained),
+            # What is enlarged is blurred by that, whether or not it was in focus.
+            sharpness=sharpness(trained if size.width <= crop.size.width else image.crop(crop)),
             thumbnail=thumbnail(image),
         )
         return Prepared(trained, facts)

@@ -51,9 +51,13 @@ def test_of_good_pictures_nothing_is_said() -> None:
     assert codes([facts(0, faces=(FACE,))], face_crop_ratio=1.4, face_restore="x", restored=True) == []
 
 
-def test_a_picture_that_is_enlarged_is_too_small_and_not_blurred_besides() -> None:
+def test_a_picture_that_is_enlarged_is_too_small() -> None:
+    assert codes([facts(0, crop=Box(100, 100, 356, 356)), facts(1)]) == [(FindingCode.TOO_SMALL, "0.png")]
+
+
+def test_one_that_is_blurred_too_is_told_both() -> None:
     small = facts(0, crop=Box(100, 100, 356, 356), sharpness=1.2)
-    assert codes([small, facts(1)]) == [(FindingCode.TOO_SMALL, "0.png")]
+    assert codes([small, facts(1)]) == [(FindingCode.TOO_SMALL, "0.png"), (FindingCode.BLURRED, "0.png")]
 
 
 def test_a_blurred_picture_is_told() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from msgspec.structs import replace
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from maquette.core.decoding import UnreadablePicture
 from maquette.core.specs import Preparation
@@ -109,6 +109,15 @@ def test_in_buckets_pictures_keep_their_shapes(png: Png) -> None:
     preparer = Preparer(Preparation(width=512, height=512, buckets=True), None)
     wide, tall = Image.new("RGB", (300, 200)), Image.new("RGB", (200, 300))
     assert [preparer.prepare(png(image)).image.size for image in (wide, tall)] == [(640, 384), (384, 640)]
+
+
+def test_an_enlarged_picture_is_as_sharp_as_it_came(astronaut: Image.Image, png: Png) -> None:
+    preparer, small = Preparer(Preparation(width=512, height=512), None), astronaut.crop((128, 0, 384, 256))
+    for image, sharp in ((small, True), (small.filter(ImageFilter.GaussianBlur(2)), False)):
+        facts = preparer.prepare(png(image)).facts
+        assert (facts.crop.size, facts.size) == ((256, 256), (512, 512))
+        assert facts.sharpness is not None
+        assert (facts.sharpness > 4) is sharp
 
 
 def test_faces_are_restored_first_and_pictures_grow_by_it(png: Png) -> None:
