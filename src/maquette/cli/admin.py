@@ -32,6 +32,7 @@ from maquette.db.migrate import require_current, upgrade_if_new
 from maquette.server.access import service as access
 from maquette.server.bases import adding
 from maquette.server.bases import service as base_service
+from maquette.server.bases.trial import try_out
 from maquette.server.logs import configure_logs
 from maquette.server.serve import serve as serve_forever
 from maquette.server.settings import load_settings
@@ -144,11 +145,14 @@ def add_base(
             checkpoints=checkpoints,
             environment=os.environ,
             progress=progress,
+            try_out=try_out,
         )
     base = added.base
     _on_database(data_dir, Database.write, lambda conn: base_service.register(conn, base))
     for origin in added.origins:
         err.print(f"from {origin}")
+    if added.untried:
+        err.print(f"not tried: {added.untried}; what is damaged in it is told when it is first used")
     err.print(f"registered {base.name}: {base.kind}, {base.family}, {base.sha256[:10]}, {base.location}")
     if json:
         print_json(asdict(base) | {"origins": added.origins})

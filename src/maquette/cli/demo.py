@@ -11,11 +11,11 @@ import msgspec
 import typer
 
 from maquette.cli.contact_sheet import Row, draw_sheet
+from maquette.cli.dataset import pictures_in, unsent_items, upload_all
 from maquette.cli.follow import follow_with_bar, progress_bar
 from maquette.cli.generate import save_pictures
 from maquette.cli.output import err, out
 from maquette.cli.server_process import ServerProcess
-from maquette.cli.train import pictures_in, unsent_items, upload_all
 from maquette.client.client import Client
 from maquette.client.records import DrawingStatus, ImageTask, Status, TaskDetail
 from maquette.core.drawing import Sampler
@@ -83,7 +83,7 @@ def train(client: Client, examples: Path) -> str:
         items=upload_all(client, pictures, unsent_items(pictures)),
         expert_setting=SETTING,
     )
-    task = follow_with_bar(client, task_id)
+    task = follow_with_bar(client, task_id, [picture.name for picture in pictures])
     if task.task_status is not Status.SUCCESS:
         raise RuntimeError(f"the training ended {task.task_status}: {task.message}")
     return task_id

@@ -55,7 +55,7 @@ def generate(
 ) -> None:
     """Draw pictures, wait for them, and save them."""
     loras = [_lora(words) for words in lora or ()]
-    asked: dict[str, Any] = {"model_name": base, "prompt": prompt, "loras": loras, **given(drawing)}
+    asked: dict[str, Any] = {"model_name": base, "prompt": prompt, "loras": loras, **given(drawing, Drawing)}
     if original:
         asked |= {"image_base64": as_base64(original), "strength": strength}
     request = ImageToImage(**asked) if original else TextToImage(**asked)

@@ -34,9 +34,9 @@ def with_options(
     return decorate
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that the user gave."""
-    return {name: value for name, value in options.items() if value is not None}
+def given(options: dict[str, Any], kind: type[Struct]) -> dict[str, Any]:
+    """Those options that the user gave, of this struct's fields."""
+    return {name: value for name, value in options.items() if name in kind.__struct_fields__ and value is not None}
 
 
 def _option(field: inspect.Field, panel: str) -> Any:

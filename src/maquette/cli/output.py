@@ -32,6 +32,8 @@ DataDir = Annotated[Path, typer.Option(envvar="MAQUETTE_DATA_DIR", help="Where t
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_DATA_DIR = Path("maquette-data")
 COLUMN_GAP = "  "
+LABEL_WIDTH = 10
+"""Of bars, and of what is told between them."""
 
 STATUS_STYLES = {
     Status.QUEUING: "yellow",
@@ -41,6 +43,7 @@ STATUS_STYLES = {
     Status.CANCELED: "dim",
     Status.UNKNOWN: "magenta",
 }
+LABEL_STYLES = {"error": "red", "warning": "yellow", "went back": "yellow", "dropped": "yellow"}
 
 
 class CommandFailed(Exception):
@@ -83,6 +86,16 @@ def print_rows(rows: Iterable[Sequence[str | Text]]) -> None:
         out.print(Text(COLUMN_GAP).join([*cells, last]))
 
 
+def tell(kind: str, words: str) -> None:
+    """Print on stderr what goes on: in a terminal wrapped beside its kind, elsewhere on one line."""
+    margin, text = label(kind), _cell(words)
+    margin.pad_right(LABEL_WIDTH + 1 - margin.cell_len)
+    lines = text.wrap(err, max(1, err.width - margin.cell_len)) if err.is_terminal else [text]
+    for line in lines:
+        err.print(Text.assemble(margin, line))
+        margin = Text(" " * margin.cell_len)
+
+
 def fail(reason: str, words: str) -> None:
     """Print on stderr why a command failed."""
     err.print(Text.assemble((reason, "red"), " ", words))
@@ -91,6 +104,11 @@ def fail(reason: str, words: str) -> None:
 def status(value: Status) -> Text:
     """A status in its colour."""
     return Text(value, STATUS_STYLES[value])
+
+
+def label(name: str) -> Text:
+    """The label of a line that tells something, in its colour."""
+    return Text(name, LABEL_STYLES.get(name, ""))
 
 
 def instant(seconds: float) -> str:

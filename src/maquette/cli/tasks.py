@@ -9,6 +9,7 @@ from rich import filesize
 from rich.text import Text
 
 from maquette.cli.follow import follow_with_bar
+from maquette.cli.history import News, called, told_of
 from maquette.cli.output import (
     DEFAULT_URL,
     ApiKey,
@@ -18,6 +19,7 @@ from maquette.cli.output import (
     Url,
     connect,
     instant,
+    label,
     model_names,
     out,
     print_json,
@@ -65,23 +67,25 @@ def list_tasks(
 
 
 def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
-    """Show one task: progress, why it is where it is, and the settings it runs with."""
+    """Show one task: progress, why it is where it is, what was found, and the settings it runs with."""
     with connect(url, api_key) as client:
         if json:
             print_json(client.raw_task(task_id))
             return
         task = client.task(task_id)
+        news = list(News(client).of(task))
     print_rows(
         [
             ("task", task.task_id),
             ("name", task.task_name),
             ("type", task.task_type),
             ("status", status(task.task_status)),
-            ("reason", f"{task.reason}: {task.message}" if task.message else task.reason),
+            ("reason", f"{task.reason}: {called(task.message, task)}" if task.message else task.reason),
             ("steps", f"{task.step} of {task.total_steps}"),
             *_measured(task),
             ("created", instant(task.created_at)),
             ("model", model_names(task.models) or "none yet"),
+            *((label(told.label), told.words) for told in news),
             *((Text(name, "dim"), Text(str(value), "dim")) for name, value in task.settings.items()),
         ]
     )
@@ -125,6 +129,21 @@ def metrics(
         print_table(("step", "held out"), ((str(point.step), f"{point.loss:.4g}") for point in curve.validation))
 
 
+def events(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """Show everything that happened to a task, oldest first."""
+    with connect(url, api_key) as client:
+        found = list(client.events(task_id))
+        task = client.task(task_id)
+    if json:
+        print_json(found)
+        return
+    told = ((event, told_of(event)) for event in found)
+    print_table(
+        ("when", "what", "told"),
+        ((instant(event["created_at"]), label(line.label), called(line.words, task)) for event, line in told),
+    )
+
+
 def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
     """Follow a task with a progress bar until it ends."""
     with connect(url, api_key) as client:
@@ -132,7 +151,7 @@ def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: 
         if json:
             print_json(client.raw_task(task_id))
     if not json:
-        out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {task.message}"))
+        out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {called(task.message, task)}"))
     raise typer.Exit(0 if task.task_status is Status.SUCCESS else 1)
 
 

@@ -32,7 +32,7 @@ from maquette.core.files import CHUNK, FOR_THE_USER, atomic_file
 from maquette.core.ids import is_task_id
 from maquette.core.image_specs import ImageExtra, ImageToImage, ImageToImageBody, TextToImage, TextToImageBody
 from maquette.core.metrics import MAX_POINTS, Curve
-from maquette.core.specs import DatasetItem, ExpertSetting, TaskType, TrainingRequest
+from maquette.core.specs import Arguments, DatasetItem, ExpertSetting, TaskType, TrainingRequest, component
 from maquette.core.weights import LoraLayout
 
 Record = TypeVar("Record")
@@ -122,8 +122,19 @@ class Client:
         height: int,
         items: Sequence[DatasetItem],
         expert_setting: ExpertSetting,
+        components: Sequence[Arguments] = (),
     ) -> str:
         """Start a training task and answer its id.
+
+        Args:
+            task_type: what the pictures have in common.
+            name: what to call the task.
+            base_model: one of the server's.
+            width: pixels that pictures are cropped and resized to.
+            height: likewise.
+            items: the pictures, by the ids that `upload` answered.
+            expert_setting: how to train; the server fills in what is left open.
+            components: how to prepare the pictures, e.g. `[Resize(buckets=True), FaceCropRegion(ratio=1.5)]`.
 
         Raises:
             MaquetteError: the server refused it, or could not be reached.
@@ -135,6 +146,7 @@ class Client:
             height=height,
             image_dataset_items=list(items),
             expert_setting=expert_setting,
+            components=[component(arguments) for arguments in components],
         )
         return self._create(f"/v3/training/{task_type}", CreatedTask, msgspec.to_builtins(request)).task_id
 
@@ -163,9 +175,8 @@ class Client:
         """The same as the server's own JSON object."""
         return self._call("GET", _task_path(task_id), dict[str, Any])
 
-    def events(self, task_id: str) -> Iterator[dict[str, Any]]:
-        """A task's history, oldest first."""
-        after = 0
+    def events(self, task_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """A task's history, oldest first, or what of it follows the event of this number."""
         while True:
             query = {"after": str(after)}
             page = self._call("GET", f"{_task_path(task_id)}/events", EventPage, params=query)

@@ -99,6 +99,14 @@ class Judgement(Struct, frozen=True):
     message: str
 
 
+class TaskPicture(Struct, frozen=True):
+    """A picture of a task: how messages call it, its file's hash (hex), and the caption it is trained with."""
+
+    name: str
+    sha256: str
+    caption: str
+
+
 class TaskDetail(Struct, frozen=True, kw_only=True):
     """One task with its progress.
 
@@ -109,6 +117,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
         eta_seconds: estimated seconds of training left.
         metrics: what the last steps measured; left out before the first.
         settings: the resolved settings it runs with.
+        pictures: in the order in which they were asked for.
     """
 
     task_name: str
@@ -125,6 +134,7 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
     eta_seconds: int
     metrics: MetricsPoint | UnsetType = UNSET
     settings: dict[str, Any]
+    pictures: list[TaskPicture]
 
     @property
     def ended(self) -> bool:

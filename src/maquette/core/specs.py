@@ -291,7 +291,8 @@ ShuffleTags = Annotated[
     bool,
     Meta(
         title="Shuffle tags",
-        description="Show captions with what stands between their commas in other orders, the first tag in front.",
+        description="Show captions with what stands between their commas in other orders, the first tag in front: in"
+        " four for each picture, or in a new one each time where all text encoders are trained.",
         extra={"published": OURS},
     ),
 ]
@@ -420,7 +421,7 @@ class ComponentArg(Struct, frozen=True):
     """One argument of a component; the published wire carries values as strings, even numbers."""
 
     name: str
-    value: str | int | float
+    value: str | int | float | bool
 
 
 class Component(Struct, frozen=True):
@@ -436,18 +437,44 @@ class FaceRestoration(StrEnum):
     GFPGAN = "gfpgan_1.4"
 
 
+FaceCropRatio = Annotated[
+    float,
+    Meta(
+        ge=0.1,
+        le=10,
+        description="Side of the crop around the biggest face as a multiple of the face.",
+        extra={"published": RANGE_NOT_PUBLISHED},
+    ),
+]
+Buckets = Annotated[
+    bool,
+    Meta(
+        description=f"Keep each picture's shape, as far as sides in multiples of {SIDE_MULTIPLE} and no more pixels"
+        " than width times height allow, instead of cropping all to one.",
+        extra={"published": OURS},
+    ),
+]
+RestorationMethod = Annotated[
+    FaceRestoration, Meta(description="What restores faces; no effect where the operator has not installed it.")
+]
+RestorationUpscale = Annotated[
+    float,
+    Meta(
+        ge=0.1,
+        le=8,
+        description="How much larger pictures become by it, before they are cropped and resized.",
+        extra={"published": RANGE_NOT_PUBLISHED},
+    ),
+]
+BackgroundColor = Annotated[
+    Color, Meta(description="What transparent pictures are laid on, as `#rrggbb`.", extra={"published": OURS})
+]
+
+
 class FaceCropRegion(Struct, frozen=True):
     """Arguments of `face_crop_region`."""
 
-    ratio: Annotated[
-        float,
-        Meta(
-            ge=0.1,
-            le=10,
-            description="Side of the crop around the biggest face as a multiple of the face.",
-            extra={"published": RANGE_NOT_PUBLISHED},
-        ),
-    ] = 1.0
+    ratio: FaceCropRatio = 1.0
 
 
 class Resize(Struct, frozen=True):
@@ -455,40 +482,20 @@ class Resize(Struct, frozen=True):
 
     width: ResizedSide | UnsetType = UNSET
     height: ResizedSide | UnsetType = UNSET
-    buckets: Annotated[
-        bool,
-        Meta(
-            description="Keep each picture's shape, as far as sides in multiples of"
-            f" {SIDE_MULTIPLE} and no more pixels than width times height allow, instead of cropping all to one.",
-            extra={"published": OURS},
-        ),
-    ] = False
+    buckets: Buckets = False
 
 
 class FaceRestore(Struct, frozen=True):
     """Arguments of `face_restore`."""
 
-    method: Annotated[
-        FaceRestoration, Meta(description="What restores faces; no effect where the operator has not installed it.")
-    ] = FaceRestoration.GFPGAN
-    upscale: Annotated[
-        float,
-        Meta(
-            ge=0.1,
-            le=8,
-            description="How much larger pictures become by it, before they are cropped and resized.",
-            extra={"published": RANGE_NOT_PUBLISHED},
-        ),
-    ] = 1.0
+    method: RestorationMethod = FaceRestoration.GFPGAN
+    upscale: RestorationUpscale = 1.0
 
 
 class Background(Struct, frozen=True):
     """Arguments of `background`."""
 
-    color: Annotated[
-        Color,
-        Meta(description="What transparent pictures are laid on, as `#rrggbb`.", extra={"published": OURS}),
-    ] = WHITE
+    color: BackgroundColor = WHITE
 
 
 Arguments: TypeAlias = FaceCropRegion | Resize | FaceRestore | Background
@@ -499,6 +506,12 @@ COMPONENTS: Mapping[str, type[Arguments]] = {
     "background": Background,
 }
 """The components by their names: the published ones, and ours."""
+
+
+def component(arguments: Arguments) -> Component:
+    """Arguments as a request carries them: under their component's name, without those that are left open."""
+    name = next(name for name, kind in COMPONENTS.items() if isinstance(arguments, kind))
+    return Component(name, [ComponentArg(*given) for given in msgspec.to_builtins(arguments).items()])
 
 
 class TrainingRequest(Struct, frozen=True, kw_only=True):
@@ -756,7 +769,7 @@ def _arguments(component: Component, field: str) -> Arguments:
     if kind is None:
         known = ", ".join(COMPONENTS)
         raise InvalidRequest(f"{field}.name", f"unknown component {component.name!r}; known are {known}")
-    given: dict[str, str | int | float] = {}
+    given: dict[str, str | int | float | bool] = {}
     for index, arg in enumerate(component.args):
         place = f"{field}.args[{index}].name"
         if arg.name not in kind.__struct_fields__:

@@ -1,17 +1,22 @@
-"""What `list`, `show`, `watch` and `cancel` print."""
+"""What `list`, `show`, `events`, `watch` and `cancel` print."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 
+from maquette.cli import output
 from maquette.testing.commands import Answer, Play, Run
 
 TASK_ID = "3c6f9d1e-1111-4222-8333-444455556666"
 MODEL = "model_1750000540_0A1B2C3D4E.safetensors"
 NAME = "[/x] [red]acme :cat:"
+NAMES = ["00-9b1f.png", "01-9b1f.jpeg"]
+PICTURES = [{"name": name, "sha256": "", "caption": "a photo"} for name in NAMES]
 CURVE = Path(__file__).parents[2] / "golden" / "metrics.json"
 
 
@@ -35,9 +40,14 @@ def detail(**changes: Any) -> dict[str, Any]:
         "total_steps": 5,
         "eta_seconds": 0,
         "settings": {"instance_prompt": "[/x]\n\x1b[31mred"},
+        "pictures": [],
         "only_the_server_knows": 1,
     }
     return row(**known | changes)
+
+
+def columns(shown: str) -> list[list[str]]:
+    return [re.split(r" {2,}", line, maxsplit=1) for line in shown.splitlines()]
 
 
 def listing(*rows: dict[str, Any]) -> Answer:
@@ -48,6 +58,26 @@ def listing(*rows: dict[str, Any]) -> Answer:
         return httpx.Response(200, json={"tasks": found, "pagination": {"next_cursor": "c_1"}})
 
     return answer
+
+
+def task(*history: dict[str, Any], **changes: Any) -> Answer:
+    """A server that has this task, with this history."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            after = int(request.url.params["after"])
+            return httpx.Response(200, json={"events": [event for event in history if event["number"] > after]})
+        return httpx.Response(200, json=detail(**changes))
+
+    return answer
+
+
+def event(number: int, kind: str, **data: Any) -> dict[str, Any]:
+    return {"number": number, "kind": kind, "created_at": 1750000000.0 + number, "data": data}
+
+
+def finding(number: int, severity: str, message: str, picture: str | None = None) -> dict[str, Any]:
+    return event(number, "finding", code="blurred", severity=severity, message=message, picture=picture)
 
 
 def test_ids_and_names_are_whole_in_a_narrow_terminal(run: Run, play: Play) -> None:
@@ -71,7 +101,7 @@ def test_a_status_of_a_newer_server_is_unknown(run: Run, play: Play) -> None:
 
 
 def test_show_prints_data_as_it_is(run: Run, play: Play) -> None:
-    play(lambda _: httpx.Response(200, json=detail(message="failed at [red]once")))
+    play(task(message="failed at [red]once"))
     shown = run("show", TASK_ID).out
     for words in (TASK_ID, NAME, f"{MODEL} (DEPLOYING)", "finished: failed at [red]once", r"[/x]\n\x1b[31mred"):
         assert words in shown
@@ -79,35 +109,131 @@ def test_show_prints_data_as_it_is(run: Run, play: Play) -> None:
 
 def test_show_tells_how_the_last_steps_went(run: Run, play: Play) -> None:
     (point, _) = json.loads(CURVE.read_bytes())["points"]
-    play(lambda _: httpx.Response(200, json=detail(metrics=point)))
+    play(task(metrics=point))
     shown = [line.split(maxsplit=1) for line in run("show", TASK_ID).out.splitlines()]
     assert ["loss", "0.1875"] in shown
     assert ["pace", "4 steps/s"] in shown
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"), [({}, "failed, loss 0.188, 4 steps/s"), ({"message": "[/x]"}, "failed: [/x]")]
-)
-def test_the_bar_tells_how_the_last_steps_went_or_what_is_wrong(
-    run: Run, play: Play, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], words: str
+HISTORY = [
+    event(1, "task", **{"from": None, "to": "QUEUING", "reason": "created"}),
+    event(2, "task", **{"from": "QUEUING", "to": "TRAINING", "reason": "dispatched", "message": ""}),
+    event(3, "started", resumed_from=None, versions={"torch": "9"}),
+    event(4, "plan", why="about 2 GiB of the 8 GiB that are free"),
+    event(5, "phase", phase="prepare"),
+    finding(6, "warning", f"shows nearly the same as {NAMES[0]}", NAMES[1]),
+    finding(7, "info", "instance_prompt is longer than the text encoder reads"),
+    event(8, "validation", step=5, loss=0.123456),
+    event(9, "checkpoint", step=5),
+    event(10, "memory", peak_bytes=1500, needed_bytes=2500),
+    event(11, "task", **{"from": "TRAINING", "to": "QUEUING", "reason": "worker_lost", "message": "It was lost."}),
+    finding(12, "warning", f"shows nearly the same as {NAMES[0]}", NAMES[1]),
+    event(13, "started", resumed_from=9, versions={}),
+    event(14, "resumed", step=9, verified=False, recorded=0.25, computed=0.5),
+    event(15, "resumed", step=5, verified=True, recorded=0.125, computed=0.125),
+    event(16, "stepped_back", diverged_at=8, to=5, lr=0.00005, why="the loss of step 8 is not finite"),
+    event(17, "note", text="no sample could be drawn", picture=None),
+    event(18, "of_a_newer_server", words="[/x]", share=1.23456),
+]
+NEWS = [
+    ["plan", "about 2 GiB of the 8 GiB that are free"],
+    ["warning", "picture 2: shows nearly the same as picture 1"],
+    ["info", "instance_prompt is longer than the text encoder reads"],
+    ["task", "QUEUING: It was lost."],
+    ["dropped", "the checkpoint of step 9: its loss is 0.5, 0.25 was recorded"],
+    ["resumed", "from step 5, where the loss is 0.125 as recorded"],
+    ["went back", "from step 8 to step 5, at half the rate, 5e-05: the loss of step 8 is not finite"],
+    ["note", "no sample could be drawn"],
+]
+OLDER = event(1, "resumed", step=4, verified=False, recorded=None, computed=0.5)
+
+
+def test_show_tells_what_its_owner_should_know(run: Run, play: Play) -> None:
+    play(task(*HISTORY, pictures=PICTURES, task_status="FAILED", message=f"{NAMES[1]}: can't be decoded"))
+    shown = columns(run("show", TASK_ID).out)
+    assert [line for line in shown if line in NEWS] == NEWS
+    assert ["reason", "finished: picture 2: can't be decoded"] in shown
+    assert not any("phase" in line for line in shown)
+
+
+def test_news_are_told_while_a_task_is_followed(run: Run, play: Play) -> None:
+    play(task(*HISTORY, pictures=PICTURES))
+    *told, bar = run("watch", TASK_ID).err.splitlines()
+    assert [[line[:11].strip(), line[11:]] for line in told] == NEWS
+    assert bar.startswith("training   ")
+
+
+def test_in_a_terminal_news_are_wrapped_beside_what_they_are(
+    run: Run, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(output, "err", Console(stderr=True, highlight=False, soft_wrap=True))
+    play(task(HISTORY[15]))
+    told = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", run("watch", TASK_ID).err)
+    assert [line.rstrip() for line in told.splitlines()[:3]] == [
+        "went back  from step 8 to step 5, at",
+        "           half the rate, 5e-05: the",
+        "           loss of step 8 is not finite",
+    ]
+
+
+def test_a_checkpoint_of_an_older_version_is_told_as_such(run: Run, play: Play) -> None:
+    play(task(OLDER))
+    assert ["resumed", "from step 4; an older version recorded no loss to compare"] in columns(run("show", TASK_ID).out)
+
+
+def test_events_are_a_table_of_everything_or_the_servers_own_objects(run: Run, play: Play) -> None:
+    play(task(*HISTORY, pictures=PICTURES))
+    header, *lines = run("events", TASK_ID).out.splitlines()
+    assert header.split() == ["when", "what", "told"]
+    told = [re.split(r" {2,}", line, maxsplit=2)[1:] for line in lines]
+    assert told == [
+        ["task", "QUEUING: created"],
+        ["task", "TRAINING: dispatched"],
+        ["started", "from the beginning"],
+        NEWS[0],
+        ["phase", "prepare"],
+        NEWS[1],
+        NEWS[2],
+        ["validation", "step 5, loss 0.1235"],
+        ["checkpoint", "step 5"],
+        ["memory", "1.5 kB at the most, 2.5 kB were planned"],
+        NEWS[3],
+        NEWS[1],
+        ["started", "with the checkpoint of step 9"],
+        *NEWS[4:],
+        ["of_a_newer_server", "words [/x], share 1.235"],
+    ]
+    assert json.loads(run("events", TASK_ID, "--json").out) == HISTORY
+
+
+def test_the_bar_tells_how_the_last_steps_went(run: Run, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     (point, _) = json.loads(CURVE.read_bytes())["points"]
-    play(lambda _: httpx.Response(200, json=detail(task_status="FAILED", metrics=point, **changes)))
-    assert words in run("watch", TASK_ID).err
+    play(task(task_status="FAILED", metrics=point))
+    assert "failed, loss 0.188, 4 steps/s" in run("watch", TASK_ID).err
+
+
+def test_in_a_narrow_terminal_the_bar_is_one_line(run: Run, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    (point, _) = json.loads(CURVE.read_bytes())["points"]
+    play(task(metrics=point))
+    (line,) = run("watch", TASK_ID).err.splitlines()
+    assert "5/5" in line
 
 
 @pytest.mark.parametrize(("status", "code"), [("SUCCESS", 0), ("CANCELED", 1)])
 def test_watch_asks_once_for_a_task_that_has_ended(run: Run, play: Play, status: str, code: int) -> None:
-    requests = play(lambda _: httpx.Response(200, json=detail(task_status=status, message="[/x]")))
+    requests = play(task(task_status=status, message="[/x]"))
     ended = run("watch", TASK_ID)
     assert (ended.code, ended.out) == (code, f"{TASK_ID} {status} [/x]\n")
-    assert len(requests) == 1
+    assert [request.url.path.rpartition("/")[2] for request in requests] == [TASK_ID, "events"]
 
 
 @pytest.mark.parametrize("command", ["show", "watch"])
 def test_a_task_in_json_is_the_servers_own_object(run: Run, play: Play, command: str) -> None:
-    play(lambda _: httpx.Response(200, json=detail()))
+    play(task())
     ended = run(command, TASK_ID, "--json")
     assert (ended.code, json.loads(ended.out)) == (0, detail())
 

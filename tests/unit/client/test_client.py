@@ -16,7 +16,7 @@ from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.image_specs import ImageExtra, ImageToImage, LoraChoice, TextToImage
 from maquette.core.metrics import MAX_POINTS
 from maquette.core.picture_format import PictureFormat
-from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
+from maquette.core.specs import Arguments, DatasetItem, ExpertSetting, FaceCropRegion, Resize, TaskType
 from maquette.core.weights import LoraLayout
 
 URL = "http://maquette.test"
@@ -82,7 +82,7 @@ def empty() -> httpx.Response:
     return page(cursor="")
 
 
-def train(client: Client) -> str:
+def train(client: Client, *components: Arguments) -> str:
     items = [DatasetItem("9b1f")]
     return client.create_training(
         TaskType.SUBJECT,
@@ -92,6 +92,7 @@ def train(client: Client) -> str:
         height=64,
         items=items,
         expert_setting=ExpertSetting(),
+        components=components,
     )
 
 
@@ -216,6 +217,25 @@ def test_a_training_that_was_refused_is_not_asked_for_again(client: Client, serv
     with pytest.raises(MaquetteError, match="no"):
         train(client)
     assert len(server.seen) == 1
+
+
+def test_a_training_is_asked_for_with_components_by_their_types(client: Client, server: Server) -> None:
+    server.answers = [httpx.Response(200, json={"task_id": TASK_ID}) for _ in range(2)]
+    train(client, Resize(buckets=True), FaceCropRegion(ratio=1.5))
+    train(client)
+    asked, plain = (json.loads(request.content) for request in server.seen)
+    assert asked["components"] == [
+        {"name": "resize", "args": [{"name": "buckets", "value": True}]},
+        {"name": "face_crop_region", "args": [{"name": "ratio", "value": 1.5}]},
+    ]
+    assert plain["components"] == []
+
+
+def test_a_history_goes_on_after_what_is_known(client: Client, server: Server) -> None:
+    events = [{"number": number, "kind": "phase", "created_at": 1.0, "data": {}} for number in (8, 9)]
+    server.answers = [httpx.Response(200, json={"events": page}) for page in (events, [])]
+    assert list(client.events(TASK_ID, after=7)) == events
+    assert [request.url.params["after"] for request in server.seen] == ["7", "9"]
 
 
 def test_an_upload_goes_on_after_lost_answers_and_shows_nobody_the_key(
@@ -386,6 +406,7 @@ def detail(status: str, model_status: str = "", verdict: str = "pending") -> htt
             "total_steps": 5,
             "eta_seconds": 0,
             "settings": {},
+            "pictures": [],
         }
         | judgement,
     )

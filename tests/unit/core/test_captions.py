@@ -1,5 +1,6 @@
 """What a request for a training says in words becomes what its pictures are called."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -7,17 +8,22 @@ import pytest
 from maquette.core.captions import class_noun, with_phrase
 from maquette.core.specs import (
     MAX_CAPTION,
+    Background,
     BaseRef,
     Component,
     ComponentArg,
     DatasetItem,
     ExpertSetting,
+    FaceCropRegion,
+    FaceRestore,
     FamilyDefaults,
     Picture,
     Preparation,
+    Resize,
     TaskType,
     TrainingRequest,
     TrainingSpec,
+    component,
     resolve,
 )
 
@@ -25,7 +31,7 @@ from maquette.core.specs import (
 def resolved(
     task_type: TaskType = TaskType.SUBJECT,
     captions: tuple[str | None, ...] = (None,),
-    components: tuple[Component, ...] = (),
+    components: Iterable[Component] = (),
     **setting: Any,
 ) -> TrainingSpec:
     request = TrainingRequest(
@@ -125,4 +131,6 @@ def test_components_become_the_preparation() -> None:
         buckets=True,
         background="#00ff7f",
     )
+    typed = (FaceCropRegion(1.4), Resize(height=700, buckets=True), FaceRestore(upscale=2.0), Background("#00ff7f"))
+    assert resolved(components=map(component, typed)) == resolved(components=asked)
     assert resolved().preparation == Preparation(width=512, height=512)

@@ -119,6 +119,11 @@ async def test_a_components_numbers_have_every_form_that_fields_have(api: Api, v
     assert (task["width"], task["height"]) == (512, 512)
 
 
+@pytest.mark.parametrize("value", ["true", "false", True, False])
+async def test_a_component_is_told_yes_or_no_in_words_or_as_json_does(api: Api, value: object) -> None:
+    await api.task(components=resize(buckets=value))
+
+
 @pytest.mark.parametrize("seed", [1, 2**32, str(2**53 + 1), 2**63 - 1])
 async def test_a_seed_has_64_bits(api: Api, seed: object) -> None:
     task_id = await api.task(expert_setting={"seed": seed, "prior_loss_weight": 1e6, "lr_warmup_steps": 10**6})
@@ -136,7 +141,7 @@ def component_cases() -> Iterator[tuple[object, str]]:
     yield resize(width=0), "components[0].width: must be between 1 and 2048, got 0"
     for value in ("wide", "512.9", 512.9, " 512 ", "5_12", "0512", "+512", "\u0665\u0661\u0662", "nan"):
         yield resize(width=value), "components[0].width: must be a whole number between 1 and 2048, got "
-    yield resize(width=True), "components[0].args[0].value: must be a string or a whole number or a number, got true"
+    yield resize(width=True), "components[0].width: must be a whole number between 1 and 2048, got true"
     twice = resize(width="512")
     twice[0]["args"] *= 2
     yield twice, "components[0].args[1].name: the argument 'width' is given twice"
