@@ -282,11 +282,11 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
         figures.before = time.perf_counter() - began
         state = fresh_state(family, pipeline, run, Randomness(settings.seed, PICTURES, 0, device))
         objective = family.objective(pipeline, settings)
-        through: Pass = partial(loop.pass_through, objective)
-        figures.operations = count_operations(through, examples, objective, batch, device)
+        step_pass: Pass = partial(loop.forward_backward, objective)
+        figures.operations = count_operations(step_pass, examples, objective, batch, device)
         state.optimizer.zero_grad()
         if device.type == "cuda":
-            through = RecordedPass(through, list(state.parameters.values()))
+            step_pass = RecordedPass(step_pass, list(state.parameters.values()))
         evaluation = Evaluation(examples, objective, (), settings.seed, device)
         meter = PeakMeter(device)
 
@@ -305,7 +305,7 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
                 state,
                 examples,
                 objective,
-                through,
+                step_pass,
                 KeepsNothing(until, evaluation, {}, no_picture, nothing),
                 meter,
                 micro_batch=batch,
@@ -420,13 +420,13 @@ def targets(family: str, parts: Any) -> list[str]:
 
 
 def count_operations(
-    through: Pass, examples: EncodedExamples, objective: Objective, batch: int, device: torch.device
+    step_pass: Pass, examples: EncodedExamples, objective: Objective, batch: int, device: torch.device
 ) -> int:
     """Of one step's forward and backward pass, as their shapes say."""
     (shown,) = examples.show(range(batch), objective, torch.Generator().manual_seed(1))
     counter = FlopCounterMode(display=False)
     with counter:
-        through(*examples.batch(shown, device), torch.ones(batch, device=device))
+        step_pass(*examples.batch(shown, device), torch.ones(batch, device=device))
     return counter.get_total_flops()
 
 

@@ -14,7 +14,7 @@ from maquette.families.registry import FAMILIES
 from maquette.testing.conformance import SETTINGS
 from maquette.testing.tiny_bases import TINY_BASES
 from maquette.trainer import recording
-from maquette.trainer.loop import pass_through
+from maquette.trainer.loop import forward_backward
 from maquette.trainer.memory import recompute_activations
 from maquette.trainer.recording import RecordedPass
 
@@ -148,8 +148,10 @@ class Training:
     def parameters(self) -> list[Parameter]:
         return list(self.adapters.parameters().values())
 
-    def through(self, latents: torch.Tensor, told: Conditioning, noising: Noising, weigh: torch.Tensor) -> torch.Tensor:
-        return pass_through(self.objective, latents, told, noising, weigh)
+    def through(
+        self, latents: torch.Tensor, told: Conditioning, noising: Noising, weights: torch.Tensor
+    ) -> torch.Tensor:
+        return forward_backward(self.objective, latents, told, noising, weights)
 
     def batches(self, device: torch.device) -> Iterator[tuple[Any, ...]]:
         """Three of each shape."""

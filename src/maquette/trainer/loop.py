@@ -50,8 +50,9 @@ def run(attempt: Attempt) -> None:
     settings = training.settings
     device = torch.device(attempt.spec.device)
     work_deterministically(device)
-    resume_from = checkpoint.newest(attempt.directory, training)
-    done = checkpoint.step_of(resume_from) if resume_from else 0
+    # What there is to go on from, as far as its files tell; `keeper.resume` puts it to the proof.
+    newest = checkpoint.newest(attempt.directory, training)
+    done = checkpoint.step_of(newest) if newest else 0
     reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
 
     def stop_if_asked() -> None:
@@ -107,11 +108,12 @@ def run(attempt: Attempt) -> None:
             draw,
             partial(residency.bring, *trained_parts),
         )
+        # From the newest checkpoint whose probe, a loss that was recorded with it, comes out again; or from the start.
         keeper.resume(state)
-        through: Pass = partial(pass_through, objective)
+        step_pass: Pass = partial(forward_backward, objective)
         if plan.recorded:
-            through = RecordedPass(through, list(state.parameters.values()))
-        train(attempt, state, examples, objective, through, keeper, meter, micro_batch=plan.micro_batch)
+            step_pass = RecordedPass(step_pass, list(state.parameters.values()))
+        train(attempt, state, examples, objective, step_pass, keeper, meter, micro_batch=plan.micro_batch)
 
         reporter.phase(Phase.SAMPLE)
         sample = draw(training.sample, lambda *_: attempt.supervision.check(state.step))
@@ -125,7 +127,7 @@ def train(
     state: TrainingState,
     examples: EncodedExamples,
     objective: Objective,
-    through: Pass,
+    step_pass: Pass,
     keeper: Keeper,
     meter: PeakMeter,
     *,
@@ -137,9 +139,9 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
-        through: `pass_through` of the objective, or what plays it again.
-        micro_batch: rows shown at once, at most. Whatever it is, a step's gradient is that of its whole batch, but for
-            the rounding of its sums.
+        step_pass: `forward_backward` of the objective, or a recording of it.
+        micro_batch: rows shown at once, at most; the gradients of a larger batch are accumulated. Whatever it is, a
+            step's gradient is that of its whole batch, but for the rounding of its sums.
 
     Raises:
         StopRequested: it was asked to stop, and its state is in a checkpoint.
@@ -154,20 +156,22 @@ def train(
 
         # Which rows of `examples` are learned from in this step, and what each one's loss weighs in the step's.
         # Pictures of one size, which are shown together.
-        rows, weights = random.instances.take_alike(size, examples.size), [1 / size] * size
+        rows, loss_weights = random.instances.take_alike(size, examples.size), [1 / size] * size
         if settings.with_prior_preservation:
             rows += [random.instances.length + row for row in random.classes.take(size)]
-            weights += [settings.prior_loss_weight / size] * size
+            loss_weights += [settings.prior_loss_weight / size] * size
 
-        state.optimizer.zero_grad()
+        # All that chance decides of them: latents, wordings, mirror images, noise and timesteps.
         shown = examples.show(rows, objective, random.noise)
-        loss = accumulate_gradients(through, examples, shown, weights, micro_batch, random.device)
+        state.optimizer.zero_grad()
+        loss = accumulate_gradients(step_pass, examples, shown, loss_weights, micro_batch, random.device)
         norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True)
 
         # Told is the norm before clipping. Here the device is waited for, which need not be twice in a step: what else
         # is to be told of it joins the stack. (Prodigy waits for its sums too.)
         step_loss, grad_norm = torch.stack([loss, norm]).tolist()
         if trouble := trouble_with_step(state.step + 1, step_loss, grad_norm):
+            # To the last checkpoint, and on at half the rate; the second time, it raises.
             step_back(attempt, state, state.step + 1, trouble)
             continue
 
@@ -200,39 +204,39 @@ def train(
 
 
 def accumulate_gradients(
-    through: Pass,
+    step_pass: Pass,
     examples: EncodedExamples,
     shown: Iterable[Shown],
-    weights: Sequence[float],
+    loss_weights: Sequence[float],
     micro_batch: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Pass through the denoiser what a step shows, some of it at a time; the weighed sum of the losses."""
+    """Forward and backward pass of all that a step shows, some of it at a time; the weighted sum of the losses."""
     loss = torch.zeros((), device=device)
     for batch in shown:
         for part in batch.split(micro_batch):
-            weigh = torch.tensor([weights[place] for place in part.places], device=device)
-            loss += through(*examples.batch(part, device), weigh)
+            weights = torch.tensor([loss_weights[place] for place in part.places], device=device)
+            loss += step_pass(*examples.batch(part, device), weights)
     return loss
 
 
-def pass_through(
+def forward_backward(
     objective: Objective,
     latents: torch.Tensor,
     conditioning: Conditioning,
     noising: Noising,
-    weigh: torch.Tensor,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Forward and backward pass of some pictures; the sum of their losses, as they weigh.
+    """Forward and backward pass of some pictures; the sum of their losses with these weights (pictures,).
 
     A further term of the loss goes into the family's objective where it needs what the denoiser said, and else here,
     beside the pictures' losses. All is on the device, and stays there, see `trainer.recording`.
     """
     with mixed_precision(latents.device):
         losses = objective.losses(latents, conditioning, noising)
-    weighed = torch.dot(losses, weigh)
-    weighed.backward()
-    return weighed.detach()
+    loss = torch.dot(losses, weights)
+    loss.backward()
+    return loss.detach()
 
 
 def finish(attempt: Attempt, state: TrainingState, adapters: Adapters, sample: Image.Image) -> None:
