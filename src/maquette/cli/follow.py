@@ -8,14 +8,14 @@ from rich.table import Column
 from maquette.cli.history import News
 from maquette.cli.output import LABEL_WIDTH, err, tell
 from maquette.client.client import Client
-from maquette.client.records import ImageTask, TaskDetail
+from maquette.client.records import ImageTask, Status, TaskDetail
 
 
 def progress_bar() -> Progress:
     """A bar on stderr, so that stdout holds results only."""
     return Progress(
         TextColumn(f"{{task.description:<{LABEL_WIDTH}}}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=15),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -59,8 +59,7 @@ def follow_image_with_bar(client: Client, task_id: str) -> ImageTask:
 
 
 def _note(task: TaskDetail) -> str:
-    """Where a task stands in a few words, and how its last steps went."""
-    words = task.task_status.lower()
-    if task.metrics:
-        return f"{words}, loss {task.metrics.loss_average:.3g}, {task.metrics.steps_per_second:.2g} steps/s"
-    return words
+    """How a task's last steps went; where it takes none, why."""
+    if task.metrics and task.task_status in {Status.TRAINING, Status.SUCCESS}:
+        return f"loss {task.metrics.loss_average:.3g}, {task.metrics.steps_per_second:.2g} steps/s"
+    return task.task_status.lower()

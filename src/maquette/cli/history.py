@@ -1,6 +1,6 @@
 """A task's history in words: what its owner should know while it trains, and everything that happened."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.filesize import decimal
@@ -15,16 +15,17 @@ NEWS = frozenset({"finding", "note", "plan", "resumed", "stepped_back"})
 
 
 class Told(NamedTuple):
-    """One line of a history: what kind of thing is told, in a word, and the thing itself."""
+    """One line of a history: what kind of thing is told, in a word, the thing itself, and the pictures it is about."""
 
     label: str
     words: str
+    pictures: tuple[str, ...] = ()
 
 
 class News:
     """What a task's history tells that its owner should know, from the beginning and as it goes on.
 
-    Each finding is told once: every attempt finds the same.
+    Each finding is told once, since every attempt finds the same.
     """
 
     def __init__(self, client: Client, names: Sequence[str] = ()) -> None:
@@ -34,16 +35,26 @@ class News:
         self._seen = 0
         self._findings: set[Told] = set()
 
-    def of(self, task: TaskDetail) -> Iterator[Told]:
+    def of(self, task: TaskDetail) -> list[Told]:
         """What the task's history tells since it was last asked for."""
+        fresh: list[Told] = []
         for event in self._client.events(task.task_id, after=self._seen):
             self._seen = event["number"]
             told = told_of(event)
-            if not is_news(event) or told in self._findings:
-                continue
+            if is_news(event) and told not in self._findings:
+                fresh.append(told)
             if event["kind"] == "finding":
                 self._findings.add(told)
-            yield Told(told.label, called(told.words, task, self._names))
+        return [Told(told.label, in_full(told, task, self._names)) for told in gathered(fresh)]
+
+
+def gathered(lines: Sequence[Told]) -> list[Told]:
+    """What is told of several pictures alike becomes one line, in the place of the first."""
+    pictures: dict[tuple[str, str], tuple[str, ...]] = {}
+    for label, words, about in lines:
+        pictures[label, words] = pictures.get((label, words), ()) + about
+    together = (told._replace(pictures=pictures[told.label, told.words]) for told in lines)
+    return [all_of for told, all_of in zip(lines, together, strict=True) if told.pictures[:1] == all_of.pictures[:1]]
 
 
 def is_news(event: Event) -> bool:
@@ -58,9 +69,9 @@ def told_of(event: Event) -> Told:
     label, data = event["kind"], event["data"]
     match label:
         case "finding":
-            label, words = data["severity"], _about(data["picture"], data["message"])
+            label, words = data["severity"], data["message"]
         case "note":
-            words = _about(data["picture"], data["text"])
+            words = data["text"]
         case "plan":
             words = data["why"]
         case "resumed":
@@ -79,7 +90,13 @@ def told_of(event: Event) -> Told:
             words = f"{decimal(data['peak_bytes'])} at the most, {decimal(data['needed_bytes'])} were planned"
         case _:
             words = ", ".join(f"{name} {_plain(value)}" for name, value in data.items())
-    return Told(label, words)
+    return Told(label, words, (data["picture"],) if data.get("picture") else ())
+
+
+def in_full(told: Told, task: TaskDetail, names: Sequence[str] = ()) -> str:
+    """The words of a line behind the pictures that it is about, see `called`."""
+    words = f"{', '.join(told.pictures)}: {told.words}" if told.pictures else told.words
+    return called(words, task, names)
 
 
 def called(words: str, task: TaskDetail, names: Sequence[str] = ()) -> str:
@@ -89,18 +106,14 @@ def called(words: str, task: TaskDetail, names: Sequence[str] = ()) -> str:
     return words
 
 
-def _about(picture: str | None, words: str) -> str:
-    return f"{picture}: {words}" if picture else words
-
-
 def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _resumed(data: Mapping[str, Any]) -> Told:
+def _resumed(data: Mapping[str, Any]) -> tuple[str, str]:
     step, recorded, computed = data["step"], data["recorded"], data["computed"]
     if recorded is None:
-        return Told("resumed", f"from step {step}; an older version recorded no loss to compare")
+        return "resumed", f"from step {step}; an older version recorded no loss to compare"
     if data["verified"]:
-        return Told("resumed", f"from step {step}, where the loss is {computed:.4g} as recorded")
-    return Told("dropped", f"the checkpoint of step {step}: its loss is {computed:.4g}, {recorded:.4g} was recorded")
+        return "resumed", f"from step {step}, where the loss is {computed:.4g} as recorded"
+    return "dropped", f"the checkpoint of step {step}: its loss is {computed:.4g}, {recorded:.4g} was recorded"

@@ -9,7 +9,7 @@ from rich import filesize
 from rich.text import Text
 
 from maquette.cli.follow import follow_with_bar
-from maquette.cli.history import News, called, told_of
+from maquette.cli.history import News, called, in_full, told_of
 from maquette.cli.output import (
     DEFAULT_URL,
     ApiKey,
@@ -140,7 +140,7 @@ def events(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key:
     told = ((event, told_of(event)) for event in found)
     print_table(
         ("when", "what", "told"),
-        ((instant(event["created_at"]), label(line.label), called(line.words, task)) for event, line in told),
+        ((instant(event["created_at"]), label(line.label), in_full(line, task)) for event, line in told),
     )
 
 

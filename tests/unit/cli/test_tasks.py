@@ -178,6 +178,23 @@ def test_in_a_terminal_news_are_wrapped_beside_what_they_are(
     ]
 
 
+def test_what_is_found_of_several_pictures_alike_is_one_line(run: Run, play: Play) -> None:
+    history = [
+        finding(1, "warning", "no face was found", NAMES[0]),
+        finding(2, "warning", "is blurred", NAMES[0]),
+        event(3, "resumed", step=5, verified=True, recorded=0.5, computed=0.5),
+        event(4, "resumed", step=5, verified=True, recorded=0.5, computed=0.5),
+        finding(5, "warning", "no face was found", NAMES[1]),
+    ]
+    play(task(*history, pictures=PICTURES))
+    *told, _ = run("watch", TASK_ID).err.splitlines()
+    assert told == [
+        "warning    picture 1, picture 2: no face was found",
+        "warning    picture 1: is blurred",
+        *["resumed    from step 5, where the loss is 0.5 as recorded"] * 2,
+    ]
+
+
 def test_a_checkpoint_of_an_older_version_is_told_as_such(run: Run, play: Play) -> None:
     play(task(OLDER))
     assert ["resumed", "from step 4; an older version recorded no loss to compare"] in columns(run("show", TASK_ID).out)
@@ -211,8 +228,9 @@ def test_events_are_a_table_of_everything_or_the_servers_own_objects(run: Run, p
 def test_the_bar_tells_how_the_last_steps_went(run: Run, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     (point, _) = json.loads(CURVE.read_bytes())["points"]
-    play(task(task_status="FAILED", metrics=point))
-    assert "failed, loss 0.188, 4 steps/s" in run("watch", TASK_ID).err
+    for status, words in {"SUCCESS": "loss 0.188, 4 steps/s", "FAILED": "failed"}.items():
+        play(task(task_status=status, metrics=point))
+        assert run("watch", TASK_ID).err.rstrip().endswith(f" left 0:00:00 {words}")
 
 
 def test_in_a_narrow_terminal_the_bar_is_one_line(run: Run, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
