@@ -47,6 +47,8 @@ def test_runs_interrupted_at_random_leave_the_bytes_of_a_straight_one(family: st
         "train_text_encoder": True,
         "random_flip": True,
         "caption_dropout": 0.3,
+        "instance_prompt": "ohwx, a, b, c, d",
+        "shuffle_tags": True,
     }
     straight = ended(make_run(tmp_path / "straight", base, checkpoint_every=2, **settings))
     for number in range(RUNS):

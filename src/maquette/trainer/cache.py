@@ -24,7 +24,7 @@ from maquette.families.base import (
     as_conditioning,
 )
 from maquette.families.pixels import to_pixels
-from maquette.trainer.captions import NOTHING, choose
+from maquette.trainer.captions import NOTHING, choose, shuffled
 from maquette.trainer.data import Example
 from maquette.trainer.tensor_store import TensorStore
 
@@ -145,12 +145,18 @@ class EncodedExamples:
 
     def _show(self, places: Sequence[int], rows: Sequence[int], objective: Objective, random: torch.Generator) -> Shown:
         views, original_sizes = zip(*(self._view(row, random) for row in rows), strict=True)
-        prompts = [choose(self.examples[row].wordings, self.examples[row].dropout, random) for row in rows]
+        prompts = [self._wording(row, random) for row in rows]
         posterior = LatentPosterior(
             mean=torch.cat([one.mean for one in views]), std=torch.cat([one.std for one in views])
         )
         latents = posterior.sample(random)
         return Shown(places, latents, prompts, original_sizes, objective.noising(latents, random))
+
+    def _wording(self, row: int, random: torch.Generator) -> str:
+        """One that was encoded; where text encoders read anew at each step, tags in any order."""
+        example = self.examples[row]
+        wording = choose(example.wordings, example.dropout, random)
+        return wording if self.conditionings or len(example.wordings) == 1 else shuffled(wording, random)
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
         kept = as_conditioning([self.conditionings.get(prompt, {}) for prompt in prompts])

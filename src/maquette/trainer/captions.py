@@ -8,7 +8,8 @@ from maquette.core.specs import Picture, TrainingSettings
 from maquette.trainer.randomness import generator
 
 ORDERS = 4
-"""In how many orders a caption's tags are shown. Each is encoded once, so that text encoders may go before training."""
+"""In how many orders a caption's tags are shown where each is encoded once, so that text encoders may go before they
+are trained with."""
 NOTHING = ""
 """The prompt of a picture whose caption is dropped, so that the LoRA learns what drawing is guided away from."""
 
@@ -20,12 +21,17 @@ def wordings(picture: Picture, settings: TrainingSettings) -> tuple[str, ...]:
     name alone.
     """
     caption = picture.caption or settings.instance_prompt
-    first, *others = (tag.strip() for tag in caption.split(","))
-    if not settings.shuffle_tags or len(others) < 2:
+    if not settings.shuffle_tags or caption.count(",") < 2:
         return (caption,)
     random = generator(settings.seed, f"tags of {picture.name}")
-    orders = [torch.randperm(len(others), generator=random).tolist() for _ in range(ORDERS)]
-    return tuple(", ".join([first, *(others[index] for index in order)]) for order in orders)
+    return tuple(shuffled(caption, random) for _ in range(ORDERS))
+
+
+def shuffled(wording: str, random: torch.Generator) -> str:
+    """The same tags in another order, but for the first."""
+    first, *others = (tag.strip() for tag in wording.split(","))
+    order = torch.randperm(len(others), generator=random).tolist()
+    return ", ".join([first, *(others[index] for index in order)])
 
 
 def choose(wordings: Sequence[str], dropout: float, random: torch.Generator) -> str:

@@ -1,6 +1,7 @@
 """Latents and prompts are computed once: in a run, and among a tenant's runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,36 @@ def test_a_text_encoder_that_trains_is_asked_at_each_step(counting: Counting) ->
     only(encoded, [0])
     only(encoded, [0])
     assert counting.asked == ["picture", "picture 0", "picture 0"]
+
+
+def tagged(*wordings: str) -> Example:
+    return replace(example(), wordings=wordings)
+
+
+def test_tags_come_in_any_order_where_prompts_are_read_anew(counting: Counting) -> None:
+    encoded = encode(counting, tagged("ohwx, a, b, c, d", "ohwx, d, c, b, a"), text=True)
+    (shown,) = encoded.show([0] * 200, Certain(), random())
+    prompts = shown.prompts
+    # Of 24 orders.
+    assert len(set(prompts)) > 20
+    assert {tuple(sorted(prompt.split(", "))) for prompt in prompts} == {("a", "b", "c", "d", "ohwx")}
+    assert all(prompt.startswith("ohwx, ") for prompt in prompts)
+
+
+def test_and_in_those_that_were_encoded_elsewhere(counting: Counting, tmp_path: Path) -> None:
+    flux = Flux1Pipeline.load(build_tiny_flux1(tmp_path / "base"), CPU)
+    orders = ("ohwx, a, b, c, d", "ohwx, d, c, b, a")
+    for encoded in (
+        encode(counting, tagged(*orders)),
+        encode(flux, tagged(*orders), text=True),  # pyright: ignore[reportArgumentType]
+    ):
+        (shown,) = encoded.show([0] * 50, Certain(), random())
+        assert set(shown.prompts) == set(orders)
+
+
+def test_what_is_one_caption_is_not_shuffled(counting: Counting) -> None:
+    (shown,) = encode(counting, tagged("ohwx, a, b"), text=True).show([0] * 20, Certain(), random())
+    assert set(shown.prompts) == {"ohwx, a, b"}
 
 
 def test_a_text_encoder_that_can_not_train_reads_each_prompt_once_beside_one_that_does(tmp_path: Path) -> None:

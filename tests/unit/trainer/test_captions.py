@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from maquette.core.specs import Picture, TrainingSettings
 from maquette.testing.factories import training_spec
-from maquette.trainer.captions import NOTHING, ORDERS, choose, wordings
+from maquette.trainer.captions import NOTHING, ORDERS, choose, shuffled, wordings
 
 pytestmark = pytest.mark.torch
 
@@ -46,6 +46,10 @@ def test_orders_depend_on_seed_and_picture_alone() -> None:
     assert wordings(TAGS, settings(shuffle_tags=True, seed=1, lora_r=8)) == one
     assert wordings(TAGS, settings(shuffle_tags=True, seed=2)) != one
     assert wordings(replace(TAGS, name="1.png"), settings(shuffle_tags=True, seed=1)) != one
+
+
+def test_a_caption_that_was_dropped_has_nothing_to_shuffle() -> None:
+    assert shuffled(NOTHING, random()) == NOTHING
 
 
 @pytest.mark.parametrize("caption", ["a man on a sofa", "ohwx, man"])
