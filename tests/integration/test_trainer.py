@@ -31,6 +31,7 @@ from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSettings
 from maquette.core.weights import read_header
+from maquette.families.sd15.objective import Sd15Objective
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.attempt import Attempt
@@ -316,6 +317,28 @@ class TestSettings:
         one, again = trained(base, settings), train_shortly(tmp_path, base, settings)
         assert one.keys() == again.keys()
         assert all(torch.equal(one[name], tensor) for name, tensor in again.items())
+
+    def test_the_loss_of_class_pictures_counts_by_its_weight(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batches: list[list[float]] = []
+        measure = Sd15Objective.losses
+
+        def remembering(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+            losses = measure(self, *rest)
+            if torch.is_grad_enabled():
+                batches.append(losses.tolist())
+            return losses
+
+        monkeypatch.setattr(Sd15Objective, "losses", remembering)
+        directory = make_run(
+            tmp_path / "run", base, train_batch_size=2, max_train_steps=1, **PRIOR, prior_loss_weight=0.5
+        )
+        run_here(directory)
+        # Two pictures and, behind them, two class pictures; all are of one size.
+        ((*pictures, third, fourth),) = batches
+        (step,) = [message for message in read_messages(directory) if isinstance(message, Step)]
+        assert step.loss == pytest.approx(sum(pictures) / 2 + 0.5 * (third + fourth) / 2)
 
     def test_a_pictures_own_caption_replaces_the_instance_prompt(self, base: Path, tmp_path: Path) -> None:
         def losses(name: str, caption: str | None, instance_prompt: str) -> list[float]:

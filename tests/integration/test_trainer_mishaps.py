@@ -235,6 +235,21 @@ class TestVerifiedResume:
         assert steps(directory) == [1, 2, 3, 4, 5, 6]
         assert file_sha256(weights(directory)) == file_sha256(weights(straight))
 
+    def test_the_beginning_too_is_told_where_it_is_not_what_it_claims(self, base: Path, tmp_path: Path) -> None:
+        directory = make_run(tmp_path / "run", base, max_train_steps=2)
+        run_here(directory)
+        trained = file_sha256(weights(directory))
+        assert whole(directory) == ["step-000002", "step-000000"]
+        for claims_another in (False, True):
+            shutil.rmtree(directory.checkpoint(2))
+            for file in (directory.events, directory.manifest, weights(directory)):
+                file.unlink()
+            if claims_another:
+                claim_other_weights(directory, 0)
+            run_here(directory)
+            assert [(told.step, told.verified) for told in said(directory, Resumed)] == [(0, False)] * claims_another
+            assert file_sha256(weights(directory)) == trained
+
     def test_a_checkpoint_that_is_cut_off_gives_way_to_the_one_before(
         self, straight: RunDirectory, tmp_path: Path, base: Path
     ) -> None:
@@ -250,11 +265,11 @@ class TestVerifiedResume:
 
 
 def claim_other_weights(directory: RunDirectory, step: int) -> None:
-    """Double a checkpoint's LoRA, with hashes to fit: no file is damaged, and yet it is not what was trained."""
+    """Change a checkpoint's LoRA, with hashes to fit: no file is damaged, and yet it is not what was trained."""
     folder = directory.checkpoint(step)
     lora = folder / CHECKPOINT_LORA
-    doubled = {name: tensor * 2 for name, tensor in read_tensors(lora).items()}
-    write_tensors(lora, doubled, read_header(lora).metadata)
+    changed = {name: tensor * 2 + 0.01 for name, tensor in read_tensors(lora).items()}
+    write_tensors(lora, changed, read_header(lora).metadata)
     names = sorted(path.name for path in folder.iterdir() if path.name != CHECKPOINT_MANIFEST)
     records = tuple(FileRecord(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names)
     directory.write(folder / CHECKPOINT_MANIFEST, CheckpointManifest(step=step, files=records))
@@ -301,6 +316,18 @@ class TestCheckpoints:
         for directory in (one, other):
             run_here(directory)
         assert [step.loss for step in said(one, Step)] == [step.loss for step in said(other, Step)]
+
+    def test_measured_is_what_is_held_out_and_no_class_picture(self, base: Path, tmp_path: Path) -> None:
+        def measured(name: str, *, classes: bool) -> float:
+            """Before the first step, when the LoRA is nothing yet."""
+            directory = make_run(tmp_path / name, base, max_train_steps=1, with_prior_preservation=classes)
+            training = read_spec(directory).training
+            held_out = (training.pictures[0], replace(training.pictures[1], held_out=True))
+            change_spec(directory, training=replace(training, pictures=held_out))
+            run_here(directory)
+            return said(directory, Validated)[0].loss
+
+        assert measured("with", classes=True) == measured("without", classes=False)
 
 
 class TestSamples:

@@ -68,7 +68,7 @@ class Resumed(Message, frozen=True, tag="resumed"):
     """A checkpoint was loaded, and its probe, the loss at fixed timesteps and noise, computed anew.
 
     Attributes:
-        step: of the checkpoint.
+        step: of the checkpoint; of the one before the first step it is told only where the two do not agree.
         verified: whether the two agree. If not, the checkpoint is dropped, and another one or none is resumed from;
             but one that records no probe is resumed from all the same.
         recorded: the probe when the checkpoint was taken; None where an older trainer took it, which recorded none.

@@ -101,12 +101,14 @@ class Keeper:
     def _is_what_it_claims(self, path: Path) -> bool:
         step, recorded, computed = checkpoint.step_of(path), checkpoint.probe_of(path), self.evaluation.probe()
         verified = recorded is not None and self._agree(recorded, computed)
-        if step > 0:
+        # One without a probe is an older trainer's: whole by its hashes, and never to be held against it.
+        taken = verified or recorded is None
+        # To begin where it began is no news, unless it has to draw another LoRA for that.
+        if step > 0 or not taken:
             self.attempt.reporter.say(
                 Resumed(at=time.time(), step=step, verified=verified, recorded=recorded, computed=computed)
             )
-        # One without a probe is an older trainer's: whole by its hashes, and never to be held against it.
-        return verified or recorded is None
+        return taken
 
     def _save(self, state: TrainingState) -> None:
         extras = Extras(header=self.header, probe=self.evaluation.probe())
