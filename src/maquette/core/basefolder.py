@@ -20,6 +20,8 @@ SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".spm", ".codes", ".tikto
 """Of configurations and of all that tokenizers read: words and their pieces, and templates of what they are told."""
 DECIDING_SUFFIXES = SMALL_SUFFIXES | {".safetensors"}
 """Model cards and pictures beside them decide nothing."""
+UNFIT_EXIT = 3
+"""Exit code of `maquette.families.trial` for a base that can't be used; Python itself has others."""
 
 
 class ComponentLayout(Struct, frozen=True):

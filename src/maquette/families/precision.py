@@ -6,15 +6,19 @@ MULTIPLIES_BFLOAT16 = (8, 0)
 """Compute capability from which GPUs have circuits for it (NVIDIA's since Ampere, 2020); older ones emulate it, slower
 than they are in float32. They have circuits for float16, whose small gradients vanish unless losses are scaled."""
 
+NOWHERE = torch.device("meta")
+"""The device of a base that is only looked at, in host memory: it works on none."""
+
 
 def weight_dtype(device: torch.device) -> torch.dtype:
-    """What frozen weights lie in: bfloat16 where a device multiplies it many times faster, else float32.
+    """What frozen weights lie in: bfloat16 where a device multiplies it many times faster, or there is none; else
+    float32.
 
     On CPUs bfloat16 measured slower than float32 as soon as convolutions carry a LoRA. Autoencoders stay in float32
     everywhere: they run once a picture, and show the rounding.
     """
     fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= MULTIPLIES_BFLOAT16
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if fast or device == NOWHERE else torch.float32
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

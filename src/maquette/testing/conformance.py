@@ -33,6 +33,7 @@ from maquette.families.lora import LoadedLora, LoraLayer
 from maquette.families.lora_keys import LoraKeys, fused
 from maquette.families.memory import measure_sizes
 from maquette.families.registry import FAMILIES, layouts, load_spec
+from maquette.families.trial import try_base
 from maquette.testing.factories import training_spec
 from maquette.testing.runs import carry_out, change_spec, make_run, read_messages
 from maquette.testing.tiny_bases import TINY_BASES, TinyBase
@@ -188,9 +189,10 @@ class Exported:
 
 
 def loads_a_folder(subject: Subject) -> None:
-    """A base is recognised by its folder, and draws."""
+    """A base is recognised by its folder, is found to be whole, and draws."""
     found = inspect_base(subject.base, layouts())
     expect(found.family == subject.name, f"the folder was taken for one of {found.family}")
+    try_base(subject.name, subject.base)
     pipeline = subject.load()
     expect(pipeline.draw(REQUEST).size == (SIDE, SIDE), "the picture has another size than was asked for")
     made_of = pipeline.modules
@@ -207,6 +209,7 @@ def loads_one_file(subject: Subject) -> None:
     for write in subject.tiny.in_one_file:
         folder = write(subject.base, subject.root / write.__name__)
         expect(inspect_base(folder, layouts()).family == subject.name, "it was taken for another family's")
+        try_base(subject.name, folder)
         again = subject.family.pipeline.load(folder, CPU).draw(REQUEST)
         shutil.rmtree(folder)
         expect(distance(again, drawn) == 0, f"it draws another picture from what {write.__name__} wrote")

@@ -1,6 +1,7 @@
 """The operator's commands leave alone what is not theirs, and say what they did."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,8 @@ from maquette.testing.commands import Run
 from maquette.testing.hub import files_of, hub_server
 from maquette.testing.paper_bases import paper_base, paper_checkpoint
 
+NO_TORCH = "ModuleNotFoundError: No module named torch"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 MARKUP = "[/x] [red]acme :cat:"
 READING = [("keys", "list"), ("keys", "revoke", "abc"), ("bases", "list")]
 WRITING = [("keys", "create", "--tenant", "acme"), ("bases", "add", "tiny", "--from", BUNDLED_PATH)]
@@ -30,6 +33,14 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server whose trainers run elsewhere; bases need not hold together then."""
+    kind, _, words = NO_TORCH.partition(": ")
+    (tmp_path / "torch.py").write_text(f"raise {kind}({words!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 def at_schema(data_dir: Path, revision: str) -> None:
@@ -159,6 +170,7 @@ def test_what_is_no_base_is_words(run: Run, data_dir: Path, tmp_path: Path) -> N
     assert "found a folder with neither model_index.json nor config.json" in ended.err
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_base_is_fetched_from_a_hub_with_a_bar_and_told_where_it_is_from(
     run: Run, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,17 +181,30 @@ def test_a_base_is_fetched_from_a_hub_with_a_bar_and_told_where_it_is_from(
         added = run("bases", "add", "mine", "--from", "studio/base", "--json", "--data-dir", data_dir)
         commit = hub.commit("studio/base")
     base = json.loads(added.out)
-    bar, origin, told = added.err.splitlines()
+    bar, origin, untried, told = added.err.splitlines()
     assert bar.startswith("download   ━━━")
     assert origin == f"from studio/base at commit {commit}"
     assert base["origins"] == [{"source": "studio/base", "commit": commit}]
+    assert untried == f"not tried: {NO_TORCH}; what is damaged in it is told when it is first used"
     assert told == f"registered mine: checkpoint, sd15, {base['sha256'][:10]}, {data_dir}/bases/mine"
     # Of the one base that is registered, with no hub to ask.
     added = run("bases", "add", "tuned", "--from", checkpoint, "--data-dir", data_dir)
-    assert added.err.startswith(f"from {checkpoint}\nfrom {data_dir}/bases/mine\nregistered tuned: checkpoint, sd15, ")
+    file, configs, _, told = added.err.splitlines()
+    assert (file, configs) == (f"from {checkpoint}", f"from {data_dir}/bases/mine")
+    assert told.startswith("registered tuned: checkpoint, sd15, ")
     added = run("bases", "add", "more", "--from", checkpoint, "--configs", "other/base", "--data-dir", data_dir)
     assert (added.code, added.out) == (1, "")
     assert f"{hub.address} can't be reached" in added.err
+
+
+@pytest.mark.torch
+def test_a_damaged_base_is_not_registered(run: Run, data_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(BUNDLED_PATH, tmp_path / "base")
+    shutil.copyfile(folder / "vae" / WEIGHTS, folder / "unet" / WEIGHTS)
+    added = run("bases", "add", "mine", "--from", folder, "--data-dir", data_dir)
+    assert (added.code, added.out) == (1, "")
+    assert f"{folder}/unet lacks 286 weights of the unet: conv_in.bias, " in added.err
+    assert json.loads(run("bases", "list", "--json", "--data-dir", data_dir).out) == []
 
 
 def test_a_name_that_is_taken_is_told_before_anything_is_fetched(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maquette.families.precision import mixed_precision, weight_dtype
+from maquette.families.precision import NOWHERE, mixed_precision, weight_dtype
 
 pytestmark = pytest.mark.torch
 
@@ -21,6 +21,10 @@ def test_a_gpu_is_asked_what_it_multiplies(
     """The one that is meant, where there are several."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", {CUDA: capability}.__getitem__)
     assert weight_dtype(CUDA) is dtype
+
+
+def test_what_works_nowhere_is_in_half_the_memory() -> None:
+    assert weight_dtype(NOWHERE) is torch.bfloat16
 
 
 def test_a_cpu_works_in_float32() -> None:

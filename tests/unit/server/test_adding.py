@@ -56,6 +56,7 @@ def add_it(server: HubServer, folder: Path) -> Add:
             "checkpoints": (),
             "environment": server.environment,
             "progress": lambda *_: None,
+            "try_out": lambda _: None,
         }
         return add(name, str(source), **settings | given)
 
@@ -100,6 +101,42 @@ class TestHere:
         ):
             add_it(source)
         assert server.asked == []
+
+
+class TestTrial:
+    """Bases are tried where they lie, before they can be used."""
+
+    @pytest.mark.parametrize("kind", [BaseKind.CHECKPOINT, BaseKind.REFINER])
+    def test_one_that_can_not_be_tried_is_added_and_says_so(self, add_it: Add, tmp_path: Path, kind: BaseKind) -> None:
+        base, tried = paper_base(tmp_path / "base"), list[str]()
+
+        def try_out(base: Base) -> str | None:
+            tried.append(base.location)
+            return "no torch"
+
+        assert add_it(base, kind=kind).untried is None
+        assert add_it(base, kind=kind, try_out=try_out).untried == "no torch"
+        assert tried == [str(base)]
+
+    def test_one_that_is_not_fit_takes_no_others_place(
+        self, add_it: Add, server: HubServer, folder: Path, tmp_path: Path
+    ) -> None:
+        def refuse(base: Base) -> str | None:
+            assert base.location == str(folder / "mine.part")
+            raise BrokenBase("damaged")
+
+        server.repositories[REPOSITORY] = files_of(paper_base(tmp_path / "base"))
+        before = add_it(REPOSITORY).base
+        (tmp_path / "base" / "unet" / "config.json").write_text('{"sample_size": 32}')
+        server.repositories[REPOSITORY] = files_of(tmp_path / "base")
+        with pytest.raises(BrokenBase, match="damaged"):
+            add_it(REPOSITORY, try_out=refuse)
+        assert base_sha256(folder / "mine") == before.sha256
+        assert add_it(REPOSITORY).base.sha256 != before.sha256
+
+    @pytest.mark.parametrize(("source", "kind"), [(BUNDLED_PATH, "checkpoint"), (BUNDLED_PATH / "vae", "vae")])
+    def test_the_bundled_base_and_what_is_none_are_not_tried(self, add_it: Add, source: Path, kind: str) -> None:
+        assert add_it(source, kind=BaseKind(kind), try_out=lambda _: "tried").untried is None
 
 
 class TestOneFile:

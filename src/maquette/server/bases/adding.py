@@ -4,14 +4,15 @@ For commands: it blocks for as long as it reads, copies and downloads.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from maquette.bases.catalogue import BaseKind
+from maquette.bases.catalogue import BUNDLED_PATH, BaseKind
 from maquette.bases.download import Progress
 from maquette.bases.hub import Hub
 from maquette.bases.making import OLD, PART, making, put_in_place
@@ -25,12 +26,21 @@ FOLDER_NAME = re.compile(r"[\w(][\w.()+ -]*")
 WITH_FILES = (BaseKind.CHECKPOINT, BaseKind.REFINER)
 """Kinds that may be given as one file and need configurations then."""
 
+TryOut: TypeAlias = Callable[[Base], str | None]
+"""Tries a base that lies where it says; see `trial.try_out`."""
+
 
 class Added(Struct, frozen=True):
-    """A model that can be registered, and where what was made for it is from; nothing where it lies as it did."""
+    """A model that can be registered.
+
+    Attributes:
+        origins: where what was made for it is from; nothing where it lies as it did.
+        untried: why it could not be tried, in words; None where it was, or need not be.
+    """
 
     base: Base
     origins: Sequence[Origin] = ()
+    untried: str | None = None
 
 
 def add(
@@ -43,6 +53,7 @@ def add(
     checkpoints: Sequence[Base],
     environment: Mapping[str, str],
     progress: Progress,
+    try_out: TryOut,
 ) -> Added:
     """Look at a model where it lies, or make it from a checkpoint's file or a repository of a hub.
 
@@ -54,6 +65,7 @@ def add(
         checkpoints: the registered base models.
         environment: says which hub is asked, and who asks, see `Hub`.
         progress: told of every download.
+        try_out: asked of checkpoints and refiners, but for the bundled base, which is known to be whole.
 
     Raises:
         BrokenBase: it can't be had, or is none of this kind; the message says what was expected, or the fix.
@@ -65,7 +77,8 @@ def add(
     if configs and not from_file:
         raise InvalidRequest("configs", "only a checkpoint in one file needs them; leave it out")
     if kind is BaseKind.UPSCALER or not (found.hub or (from_file and found.path.exists())):
-        return Added(inspect(name, found.path, kind))
+        base = inspect(name, found.path, kind)
+        return Added(base, untried=_untried(base, try_out))
     check_not_bundled(name)
     place = folder.resolve() / _folder_name(name)
     with making(place) as part, closing(Hub(environment)) as hub:
@@ -76,8 +89,15 @@ def add(
             assert found.hub is not None, "what lies here stays where it is"
             origins = maker.from_hub(found.hub, kind)
         base = inspect(name, part, kind)
+        untried = _untried(base, try_out)
         put_in_place(part, place)
-    return Added(replace(base, location=str(place / Path(base.location).relative_to(part))), origins)
+    return Added(replace(base, location=str(place / Path(base.location).relative_to(part))), origins, untried)
+
+
+def _untried(base: Base, try_out: TryOut) -> str | None:
+    if base.kind not in WITH_FILES or Path(base.location) == BUNDLED_PATH.resolve():
+        return None
+    return try_out(base)
 
 
 def _folder_name(name: str) -> str:
