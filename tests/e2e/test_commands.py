@@ -53,11 +53,21 @@ def folder(pictures: list[Path], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def held_out(pictures: list[Path], tmp_path: Path) -> Path:
+    """A folder with a picture that is trained on too."""
+    folder = tmp_path / "held-out"
+    folder.mkdir()
+    shutil.copy(pictures[0], folder / "unseen.png")
+    return folder
+
+
 def test_train_outlives_a_restart_of_the_server_and_saves_a_lora_that_draws(
-    server: ServerProcess, user_environment: dict[str, str], folder: Path, tmp_path: Path
+    server: ServerProcess, user_environment: dict[str, str], folder: Path, held_out: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "loras"
     arguments = ("train", str(folder), "--name", "cat", *TRAIN_OPTIONS, "--max-train-steps", "20")
+    arguments += ("--held-out", str(held_out), "--buckets", "--face-crop", "2")
     with subprocess.Popen(
         [*MAQUETTE, *arguments, "--output", str(output)],
         stdout=subprocess.PIPE,
@@ -79,12 +89,19 @@ def test_train_outlives_a_restart_of_the_server_and_saves_a_lora_that_draws(
 
     listed = json.loads(maquette(user_environment, "list", "--json", "--limit", "1").stdout)
     assert listed[0]["models"][0]["model_name"] == saved.name
+    assert "plan       about " in stderr
+    assert "\nwarning    unseen.png (held out): the picture shows nearly the same as 01.png; " in stderr
     shown = maquette(user_environment, "show", listed[0]["task_id"])
     assert shown.returncode == 0
     assert "SUCCESS" in shown.stdout
+    assert "picture 4: the picture shows nearly the same as picture 1; " in shown.stdout
+    events = json.loads(maquette(user_environment, "events", listed[0]["task_id"], "--json").stdout)
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    assert "near_duplicate" in {event["data"]["code"] for event in events if event["kind"] == "finding"}
     curve = json.loads(maquette(user_environment, "metrics", listed[0]["task_id"], "--json").stdout)
     assert [point["step"] for point in curve["points"]] == list(range(1, 21))
     assert all(point["steps_per_second"] > 0 for point in curve["points"])
+    assert curve["validation"][0]["step"] == 0
     folder = tmp_path / "kohya"
     fetched = maquette(user_environment, "download", listed[0]["task_id"], "--layout", "kohya", "--output", str(folder))
     assert any("lora_unet" in name for name in read_header(folder / saved.name).tensors), fetched.stderr
