@@ -6,7 +6,8 @@ train? How many are alive at once while a picture is decoded? What families' mem
 Nothing is computed: published shapes run on torch's meta device, with a LoRA of rank 1 where the family puts it, and
 what autograd saves is counted, weights left out and attention fused as on a GPU. A device takes more than that, for
 copies in other precisions and for what lives during one operation only. How much more is taken from Stable Diffusion
-1.5, whose use an H200 has shown (results/train_loop_sd15_real_cuda.json): the others' counts are scaled alike.
+1.5, whose use an H200 has shown (results/train_loop_sd15_real_cuda.json): the others' counts are scaled alike. That is
+more than they take: of what was measured of them too, models say as much.
 """
 
 import sys

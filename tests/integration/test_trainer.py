@@ -26,7 +26,18 @@ from maquette.core.files import file_sha256
 from maquette.core.findings import FindingCode
 from maquette.core.lifecycle import Reason
 from maquette.core.processes import is_alive
-from maquette.core.progress import CheckpointSaved, Failed, Finished, Found, Phase, PhaseBegan, Started, Step, Stopped
+from maquette.core.progress import (
+    CheckpointSaved,
+    Failed,
+    Finished,
+    Found,
+    MemoryTaken,
+    Phase,
+    PhaseBegan,
+    Started,
+    Step,
+    Stopped,
+)
 from maquette.core.registry import UnknownName
 from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSettings
@@ -134,6 +145,11 @@ class TestFinishedRun:
         record = straight.read(straight.process, ProcessRecord)
         assert record is not None
         assert not is_alive(record)
+
+    def test_it_took_about_as_much_memory_as_was_planned(self, straight: RunDirectory) -> None:
+        """Which is next to nothing but what libraries take for themselves."""
+        (taken,) = [message for message in read_messages(straight) if isinstance(message, MemoryTaken)]
+        assert 0.5 < taken.peak_bytes / taken.needed_bytes < 1.5
 
     def test_its_manifest_names_files_that_are_as_it_says(self, straight: RunDirectory) -> None:
         manifest = straight.read(straight.manifest, Manifest)

@@ -461,7 +461,7 @@ class TestMemory:
             make_run(tmp_path / name, base, max_train_steps=2, train_batch_size=4, with_prior_preservation=prior)
             for name in ("a", "b")
         )
-        change_spec(parts, leaner=4 if prior else 3)
+        change_spec(parts, leaner=1)
         for directory in (whole_batch, parts):
             run_here(directory)
         assert [said(one, Planned)[0].micro_batch for one in (whole_batch, parts)] == [8 if prior else 4, 1]

@@ -58,6 +58,8 @@ def run(attempt: Attempt) -> None:
     def stop_if_asked() -> None:
         attempt.supervision.check(done)
 
+    # First of all: where the host computes, what its libraries take is neither free nor the run's.
+    family = load_family(training.base.family)
     plan = plan_run(attempt, load_spec(training.base.family).memory, device)
     with memory_errors(device), peak_told(attempt, plan, device) as meter:
         reporter.phase(Phase.PREPARE)
@@ -68,7 +70,6 @@ def run(attempt: Attempt) -> None:
         stop_if_asked()
         # After the pictures: it reads gigabytes, and what is wrong with a picture should not wait for it.
         _check_base(attempt)
-        family = load_family(training.base.family)
         pipeline = family.pipeline.load(Path(attempt.spec.base_path), device, waiting=not plan.together)
         residency = Residency(pipeline, device, together=plan.together)
         objective = family.objective(pipeline, settings)

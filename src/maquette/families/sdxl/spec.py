@@ -114,14 +114,16 @@ SPEC = FamilySpec(
         "text_encoder": ComponentKeys(kohya=("lora_te1",), level="text_model."),
         "text_encoder_2": ComponentKeys(kohya=("lora_te2",), level="text_model."),
     },
-    # Parameters as the shapes of Stable Diffusion XL 1.0 say; activations as `benchmarks/kept_numbers.py` counts them.
+    # Parameters as the shapes of Stable Diffusion XL 1.0 say; activations as an H200 took them at 1024 pixels in
+    # bfloat16, batch 1 (benchmarks/results/train_loop_sdxl_real_cuda.json), recomputed and the text encoders' as
+    # `benchmarks/kept_numbers.py` counts them.
     memory=MemoryModel(
         denoiser=PartModel(("unet",), 2_567_463_684),
         trained_encoders=PartModel(("text_encoder", "text_encoder_2"), 817_720_320),
         autoencoder=PartModel(("vae",), 83_653_863),
         lora_per_rank=2_616_320,
         text_encoder_lora_per_rank=395_264,
-        activations=5_200,
+        activations=4_200,
         recomputed=650,
         text_encoder_activations=74_200_000,
     ),
