@@ -70,8 +70,8 @@ ARGUMENTS: Mapping[str, tuple[type[Arguments], str]] = {
 """What each of them is: an argument of a component. Its width and height are the command's own."""
 
 
-@with_options(PictureOptions, panel="Pictures (as they come, on white, if not told otherwise)")
 @with_options(ExpertSetting, panel="Expert settings (the server fills in what is not given)")
+@with_options(PictureOptions, panel="What is done to pictures, beside width and height")
 def train(
     folder: Annotated[
         Path, typer.Argument(exists=True, file_okay=False, help=f"Folder with 1 to {MAX_PICTURES} pictures.")
@@ -99,8 +99,9 @@ def train(
 ) -> None:
     """Upload a folder of pictures, train a LoRA on them, and save it.
 
-    A picture's caption is read from a text file beside it with the same name (cat.png, cat.txt). What is found about
-    the pictures, and how the training is laid out and goes, is told meanwhile.
+    A picture's caption is read from a text file beside it with the same name (cat.png, cat.txt).
+
+    What is found of the pictures is told meanwhile, and how the run is planned, resumed and taken back.
     """
     shown, measured = pictures_in(folder), pictures_in(held_out) if held_out else []
     preparation = PictureOptions(**given(options, PictureOptions))
