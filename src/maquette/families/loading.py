@@ -44,7 +44,11 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
         BrokenBase: the folder lacks a part, or a part can't be used.
     """
     try:
-        return _loaded(library, base, device, absent)
+        parts = _loaded(library, base, device, absent)
+        for name, part in parts.components.items():
+            if isinstance(part, transformers.PreTrainedTokenizerBase):
+                _check_vocabulary(part, base / name)
+        return parts
     except SingleFileComponentError as error:
         lacking = _lacking(error, base, _models(base, absent))
         raise BrokenBase(f"the base in {base} can't be loaded: {lacking}") from error
@@ -121,6 +125,15 @@ def _check_whole(path: Path, model: _Model, lacking: Collection[str], foreign: C
     if lacking:
         instead = f"; it holds {len(foreign)} others: {_first(foreign)}" if foreign else ""
         raise BrokenBase(f"{path} lacks {len(lacking)} weights of the {model.name}: {_first(lacking)}{instead}")
+
+
+def _check_vocabulary(tokenizer: transformers.PreTrainedTokenizerBase, folder: Path) -> None:
+    """Without its words a tokenizer is loaded all the same, and then reads every word as one and the same."""
+    names = dict(tokenizer.vocab_files_names)
+    in_one = names.pop("tokenizer_file", None)
+    choices = [files for files in ([in_one] if in_one else [], list(names.values())) if files]
+    if choices and not any(all((folder / name).exists() for name in files) for files in choices):
+        raise BrokenBase(f"{folder} lacks {', or '.join(' and '.join(files) for files in choices)}")
 
 
 def _unfilled(error: NotImplementedError) -> str:

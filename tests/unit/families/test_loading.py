@@ -1,5 +1,6 @@
 """Bases whose weights are in one file, in whatever numbers it has."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,20 @@ def test_a_folder_with_something_else_in_it_is_refused_with_what_that_has(tmp_pa
     said = rf"{base / 'unet'} lacks \d+ weights of the unet: conv_in\.bias, .*; {beside}"
     with pytest.raises(BrokenBase, match=said):
         Sd15Pipeline.load(base, CPU)
+
+
+def test_a_tokenizer_without_words_is_refused(tmp_path: Path) -> None:
+    """The library would load it, and read every word as the same."""
+    base = build_tiny_base(tmp_path / "base")
+    words, folder = base / "tokenizer" / "tokenizer.json", base / "tokenizer"
+    vocabulary = json.loads(words.read_text())["model"]
+    words.unlink()
+    with pytest.raises(BrokenBase, match=f"{folder} lacks tokenizer.json, or vocab.json and merges.txt$"):
+        Sd15Pipeline.load(base, CPU)
+
+    (folder / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    Sd15Pipeline.load(base, CPU)
 
 
 @pytest.mark.parametrize(
