@@ -16,7 +16,7 @@ from maquette.core.rundir import CHECKPOINT_LORA, CHECKPOINT_MANIFEST, Checkpoin
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSpec
 from maquette.core.weights import read_header
 from maquette.testing.factories import training_spec
-from maquette.trainer import checkpoint
+from maquette.trainer import checkpoint, tensors
 from maquette.trainer.checkpoint import Extras, TrainingState
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, scalars
 from maquette.trainer.randomness import Randomness
@@ -97,6 +97,22 @@ def test_a_checkpoint_holds_no_pickle(directory: RunDirectory) -> None:
     keep(directory, state)
     assert {file.suffix for file in directory.checkpoint(1).iterdir()} == {".safetensors", ".json"}
     assert [path.name for path in directory.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_a_checkpoint_that_the_disk_changed_is_none(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = fresh_state()
+    take_steps(state, 1)
+    keep(directory, state)
+    take_steps(state, 1)
+
+    def lose_a_bit(path: Path, data: bytes) -> None:
+        changed = data[:-1] + bytes([data[-1] ^ 1])
+        path.write_bytes(changed if path.name == CHECKPOINT_LORA else data)
+
+    monkeypatch.setattr(tensors, "write_atomic", lose_a_bit)
+    with pytest.raises(OSError, match="does not read back as it was written"):
+        keep(directory, state)
+    assert list(checkpoint.whole(directory, SPEC)) == [directory.checkpoint(1)]
 
 
 def test_samples_come_to_a_checkpoint_that_is_whole_without_them(directory: RunDirectory) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maquette.core.specs import LrScheduler
+from maquette.core.specs import LrScheduler, Optimizer
 from maquette.testing.factories import training_spec
 from maquette.trainer.optim import build_lr_scheduler, build_optimizer, scalars, scale_rate, used_rate
 from maquette.trainer.prodigy import FIRST_DISTANCE, Prodigy
@@ -72,6 +72,19 @@ def test_warm_up_rises_to_the_peak_except_with_constant(name: LrScheduler) -> No
     seen = rates(name, WARMUP)
     assert seen[:WARMUP] == pytest.approx(expected)
     assert seen[WARMUP] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", Optimizer)
+def test_weights_decay_by_a_hundredth_of_the_rate(name: Optimizer) -> None:
+    """Also one that no gradient moves, beside one that is moved."""
+    still, moved = (Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
+    optimizer = build_optimizer([still, moved], replace(training_spec().settings, learning_rate=PEAK, optimizer=name))
+    still.grad, moved.grad = torch.zeros_like(still), torch.ones_like(moved)
+    rate = used_rate(optimizer)
+    optimizer.step()
+    # Prodigy corrects the rate of decay too, as it does Adam's moments.
+    correction = math.sqrt(1 - 0.999) / (1 - 0.9) if name is Optimizer.PRODIGY else 1
+    assert 1 - still.item() == pytest.approx(0.01 * rate * correction, rel=1e-6)
 
 
 class TestProdigy:
