@@ -23,13 +23,13 @@ from maquette.cli.output import (
     model_names,
     out,
     print_json,
-    print_result,
     print_rows,
     print_table,
     status,
 )
+from maquette.client.client import Client
 from maquette.client.records import Status, TaskDetail
-from maquette.core.errors import ErrorReason, MaquetteError
+from maquette.core.errors import ErrorReason, InvalidRequest, MaquetteError
 from maquette.core.metrics import MAX_POINTS
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
@@ -155,23 +155,76 @@ def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: 
     raise typer.Exit(0 if task.task_status is Status.SUCCESS else 1)
 
 
+def checkpoints(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+    """List the checkpoints of a training that are kept, oldest first."""
+    with connect(url, api_key) as client:
+        found = client.checkpoints(task_id)
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("step", "taken", "size", "samples"),
+        ((str(one.step), instant(one.created_at), filesize.decimal(one.size), str(one.samples)) for one in found),
+    )
+
+
 def download(
     task_id: TaskId,
     output: Output = Path(),
     layout: Layout = LoraLayout.DIFFUSERS,
+    step: Annotated[
+        int | None,
+        typer.Option(min=1, help="A checkpoint's LoRA instead, and what was drawn with it; `maquette checkpoints`."),
+    ] = None,
     json: Json = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
 ) -> None:
-    """Save the LoRA of a task that has succeeded, under its published name."""
+    """Save the LoRA of a task that has succeeded, under its published name, or one of its checkpoints."""
+    if step and layout is not LoraLayout.DIFFUSERS:
+        raise InvalidRequest("layout", f"checkpoints are in {LoraLayout.DIFFUSERS} layout alone; leave out --layout")
     output.mkdir(parents=True, exist_ok=True)
     with connect(url, api_key) as client:
-        task = client.task(task_id)
-        if not task.models:
-            raise MaquetteError(ErrorReason.CONFLICT, f"the task is {task.task_status} and has no LoRA")
-        target = output / task.models[0].model_name
-        client.save_weights(task_id, target, layout=layout)
-    print_result(str(target), {"file": str(target)} if json else None)
+        if step:
+            lora, *samples = save_checkpoint(client, task_id, step, output)
+        else:
+            lora, samples = save_lora(client, task_id, layout, output), []
+    if json:
+        print_json({"file": str(lora), "samples": [str(sample) for sample in samples]})
+    else:
+        out.print("\n".join(map(str, [lora, *samples])))
+
+
+def save_lora(client: Client, task_id: str, layout: LoraLayout, folder: Path) -> Path:
+    """Save the LoRA of a task that has succeeded; answers the file.
+
+    Raises:
+        MaquetteError: it has none.
+    """
+    task = client.task(task_id)
+    if not task.models:
+        raise MaquetteError(ErrorReason.CONFLICT, f"the task is {task.task_status} and has no LoRA")
+    target = folder / task.models[0].model_name
+    client.save_weights(task_id, target, layout=layout)
+    return target
+
+
+def save_checkpoint(client: Client, task_id: str, step: int, folder: Path) -> list[Path]:
+    """Save a checkpoint's LoRA, and what was drawn with it; answers the files, the LoRA first.
+
+    Raises:
+        MaquetteError: no checkpoint of this step is kept.
+    """
+    kept = {checkpoint.step: checkpoint for checkpoint in client.checkpoints(task_id)}
+    if step not in kept:
+        steps = ", ".join(map(str, kept)) or "none"
+        raise MaquetteError(ErrorReason.CHECKPOINT_NOT_FOUND, f"no checkpoint of step {step} is kept; kept are {steps}")
+    files = [folder / f"{task_id}-step-{step}.safetensors"]
+    client.save_checkpoint(task_id, step, files[0])
+    for index in range(kept[step].samples):
+        files.append(folder / f"{task_id}-step-{step}-{index}.png")
+        client.save_sample(task_id, step, index, files[-1])
+    return files
 
 
 def cancel(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:

@@ -17,6 +17,8 @@ from maquette.client.patience import Patience
 from maquette.client.records import (
     Asset,
     CancelAnswer,
+    Checkpoint,
+    CheckpointPage,
     CreatedTask,
     DrawnPicture,
     EventPage,
@@ -221,8 +223,31 @@ class Client:
         Raises:
             MaquetteError: the task has no model, an earlier version trained it in another layout alone, or no answer.
         """
-        path = f"{_task_path(task_id)}/weights?layout={layout}"
-        _checked(self._patience.call(self._url, lambda: _download(self._http, path, target), advice=CHECK_URL))
+        self._save(f"{_task_path(task_id)}/weights?layout={layout}", target)
+
+    def checkpoints(self, task_id: str) -> list[Checkpoint]:
+        """The checkpoints of a task that are kept, oldest first.
+
+        Raises:
+            MaquetteError: no such task, or no answer.
+        """
+        return self._call("GET", f"{_task_path(task_id)}/checkpoints", CheckpointPage).checkpoints
+
+    def save_checkpoint(self, task_id: str, step: int, target: Path) -> None:
+        """Download a checkpoint's LoRA, in diffusers layout, into a file that appears whole.
+
+        Raises:
+            MaquetteError: no checkpoint of this step is kept, or no answer.
+        """
+        self._save(f"{_task_path(task_id)}/checkpoints/{step}/weights", target)
+
+    def save_sample(self, task_id: str, step: int, index: int, target: Path) -> None:
+        """Download a PNG that was drawn with a checkpoint, counted from 0, into a file that appears whole.
+
+        Raises:
+            MaquetteError: no checkpoint of this step is kept, it has no such picture, or no answer.
+        """
+        self._save(f"{_task_path(task_id)}/checkpoints/{step}/samples/{index}", target)
 
     def models(self, *, visibility: str = "", kind: str = "") -> Iterator[ListedModel]:
         """Models that can be drawn with, one's own newest first, fetched page by page.
@@ -289,6 +314,9 @@ class Client:
     def _create(self, path: str, kind: type[Record], body: Mapping[str, object]) -> Record:
         """Create something once, however often the answer is lost on its way here."""
         return self._call("POST", path, kind, json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
+
+    def _save(self, path: str, target: Path) -> None:
+        _checked(self._patience.call(self._url, lambda: _download(self._http, path, target), advice=CHECK_URL))
 
     def _call(self, method: str, path: str, kind: type[Record], **request: Any) -> Record:
         response = self._patience.call(self._url, lambda: self._http.request(method, path, **request), advice=CHECK_URL)

@@ -157,6 +157,26 @@ class TaskDetail(Struct, frozen=True, kw_only=True):
         return self.ended and (not self.models or self.served or self.rejected)
 
 
+class Checkpoint(Struct, frozen=True):
+    """A checkpoint that is kept: the step after which it was taken, and when (Unix seconds).
+
+    Attributes:
+        size: of its LoRA's file, in bytes.
+        samples: how many pictures were drawn with it.
+    """
+
+    step: int
+    created_at: int
+    size: int
+    samples: int
+
+
+class CheckpointPage(Struct, frozen=True):
+    """All checkpoints of a task that are kept."""
+
+    checkpoints: list[Checkpoint]
+
+
 class ModelKind(Struct, frozen=True):
     """What a listed model is for: `lora`, `checkpoint` and so on."""
 

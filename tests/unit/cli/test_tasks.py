@@ -1,4 +1,4 @@
-"""What `list`, `show`, `events`, `watch` and `cancel` print."""
+"""What `list`, `show`, `events`, `checkpoints`, `watch` and `cancel` print, and `download` saves."""
 
 import json
 import re
@@ -46,8 +46,8 @@ def detail(**changes: Any) -> dict[str, Any]:
     return row(**known | changes)
 
 
-def columns(shown: str) -> list[list[str]]:
-    return [re.split(r" {2,}", line, maxsplit=1) for line in shown.splitlines()]
+def columns(shown: str, count: int = 2) -> list[list[str]]:
+    return [re.split(r" {2,}", line, maxsplit=count - 1) for line in shown.splitlines()]
 
 
 def listing(*rows: dict[str, Any]) -> Answer:
@@ -202,10 +202,9 @@ def test_a_checkpoint_of_an_older_version_is_told_as_such(run: Run, play: Play) 
 
 def test_events_are_a_table_of_everything_or_the_servers_own_objects(run: Run, play: Play) -> None:
     play(task(*HISTORY, pictures=PICTURES))
-    header, *lines = run("events", TASK_ID).out.splitlines()
-    assert header.split() == ["when", "what", "told"]
-    told = [re.split(r" {2,}", line, maxsplit=2)[1:] for line in lines]
-    assert told == [
+    header, *lines = columns(run("events", TASK_ID).out, 3)
+    assert header == ["when", "what", "told"]
+    assert [[what, told] for _, what, told in lines] == [
         ["task", "QUEUING: created"],
         ["task", "TRAINING: dispatched"],
         ["started", "from the beginning"],
@@ -269,7 +268,10 @@ def test_a_lora_is_saved_under_its_published_name(run: Run, play: Play, tmp_path
     ended = run("download", TASK_ID, "--output", folder, "--layout", layout)
     assert (ended.code, ended.out) == (0, f"{folder / MODEL}\n"), ended.err
     assert (folder / MODEL).read_text() == f"weights as {layout}"
-    assert json.loads(run("download", TASK_ID, "--output", folder, "--json").out) == {"file": str(folder / MODEL)}
+    assert json.loads(run("download", TASK_ID, "--output", folder, "--json").out) == {
+        "file": str(folder / MODEL),
+        "samples": [],
+    }
     assert (folder / MODEL).read_text() == "weights as diffusers"
 
 
@@ -279,6 +281,55 @@ def test_what_has_no_lora_is_not_downloaded(run: Run, play: Play, tmp_path: Path
     assert (ended.code, ended.out) == (1, "")
     assert "the task is TRAINING and has no LoRA" in ended.err
     assert len(requests) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+KEPT = [
+    {"step": 5, "created_at": 1750000000, "size": 1500, "sha256": "", "samples": 0},
+    {"step": 10, "created_at": 1750000001, "size": 1500, "sha256": "", "samples": 2},
+]
+
+
+def keeps(request: httpx.Request) -> httpx.Response:
+    """A server that keeps two checkpoints, and answers what is in them with where it is."""
+    if request.url.path.endswith("/checkpoints"):
+        return httpx.Response(200, json={"checkpoints": KEPT})
+    return httpx.Response(200, text=request.url.path.partition("/checkpoints/")[2])
+
+
+def test_checkpoints_are_a_table_or_json(run: Run, play: Play) -> None:
+    play(keeps)
+    header, first, second = columns(run("checkpoints", TASK_ID).out, 4)
+    assert header == ["step", "taken", "size", "samples"]
+    assert [first[0], *first[2:], second[0], *second[2:]] == ["5", "1.5 kB", "0", "10", "1.5 kB", "2"]
+    shown = json.loads(run("checkpoints", TASK_ID, "--json").out)
+    assert shown == [{name: one[name] for name in ("step", "created_at", "size", "samples")} for one in KEPT]
+
+
+def test_a_checkpoint_is_saved_with_what_was_drawn_with_it(run: Run, play: Play, tmp_path: Path) -> None:
+    play(keeps)
+    lora, *samples = (tmp_path / f"{TASK_ID}-step-10{end}" for end in (".safetensors", "-0.png", "-1.png"))
+    ended = run("download", TASK_ID, "--step", "10", "--output", tmp_path)
+    assert ended.out.splitlines() == [str(file) for file in (lora, *samples)], ended.err
+    assert [file.read_text() for file in (lora, *samples)] == ["10/weights", "10/samples/0", "10/samples/1"]
+    told = json.loads(run("download", TASK_ID, "--step", "10", "--output", tmp_path, "--json").out)
+    assert told == {"file": str(lora), "samples": [str(sample) for sample in samples]}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--step", "7"), "CHECKPOINT_NOT_FOUND no checkpoint of step 7 is kept; kept are 5, 10"),
+        (("--step", "5", "--layout", "kohya"), "layout: checkpoints are in diffusers layout alone; leave out --layout"),
+    ],
+)
+def test_what_is_no_checkpoint_is_not_saved(
+    run: Run, play: Play, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    play(keeps)
+    ended = run("download", TASK_ID, "--output", tmp_path, *options)
+    assert (ended.code, ended.out) == (1, "")
+    assert words in ended.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -318,6 +318,9 @@ def test_a_server_that_stays_away_is_an_error_in_the_end(
         lambda client, task_id: list(client.events(task_id)),
         Client.metrics,
         lambda client, task_id: client.save_weights(task_id, Path("lora")),
+        Client.checkpoints,
+        lambda client, task_id: client.save_checkpoint(task_id, 5, Path("lora")),
+        lambda client, task_id: client.save_sample(task_id, 5, 0, Path("sample")),
     ],
 )
 def test_what_is_no_task_id_is_never_sent(client: Client, ask: Callable[[Client, str], object], task_id: str) -> None:
