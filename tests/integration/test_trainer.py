@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from msgspec.structs import replace
 from PIL import Image
 
@@ -39,10 +39,11 @@ from maquette.core.progress import (
     Stopped,
 )
 from maquette.core.registry import UnknownName
-from maquette.core.rundir import Manifest, ProcessRecord, RunDirectory
+from maquette.core.rundir import LORA_FILES, Manifest, ProcessRecord, RunDirectory
 from maquette.core.specs import LrScheduler, Optimizer, TrainingSettings
-from maquette.core.weights import read_header
+from maquette.core.weights import LoraLayout, read_header
 from maquette.families.sd15.objective import Sd15Objective
+from maquette.inference.draw import draw_all
 from maquette.testing.runs import change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.trainer.attempt import Attempt
@@ -51,7 +52,7 @@ from maquette.trainer.failures import RunFailed, StopRequested
 from maquette.trainer.loop import run
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
-from maquette.trainer.tensors import read_tensors
+from maquette.trainer.tensors import read_tensors, write_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -473,6 +474,36 @@ class TestDrawing:
         drawn = [(tmp_path / f"{index:03d}.png").read_bytes() for index in range(3)]
         assert drawn[1] == (straight.samples / "final.png").read_bytes()
         assert drawn[0] == drawn[2] != drawn[1]
+
+    def test_one_trained_down_to_no_signal_is_drawn_from_there_by_all(self, velocities: Path, tmp_path: Path) -> None:
+        directory = make_run(tmp_path / "run", velocities, max_train_steps=2, zero_terminal_snr=True)
+        run_here(directory)
+        plain = sample_request(read_spec(directory).training.sample)
+        untold = tmp_path / "untold.safetensors"
+        write_tensors(untold, read_tensors(weights(directory)), {})
+        files = (weights(directory), directory.output / LORA_FILES[LoraLayout.KOHYA], untold)
+        draw_all(velocities, [replace(plain, loras=(LoraUse(str(file)),)) for file in files], tmp_path, "cpu")
+        trained, ours, kohya, other = (
+            np.asarray(Image.open(file), dtype=np.int16)
+            for file in (directory.samples / "final.png", *(tmp_path / f"{index:03d}.png" for index in range(3)))
+        )
+        np.testing.assert_array_equal(ours, trained)
+        np.testing.assert_allclose(kohya, trained, atol=2)
+        assert np.abs(other - trained).mean() > 1
+        parts: Any = StableDiffusionPipeline.from_pretrained(velocities, local_files_only=True, safety_checker=None)
+        parts.load_lora_weights(str(weights(directory)))
+        parts.scheduler = DDIMScheduler.from_config(
+            parts.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        )
+        by_diffusers = parts(
+            prompt=plain.prompt,
+            width=plain.width,
+            height=plain.height,
+            num_inference_steps=plain.steps,
+            guidance_scale=plain.guidance_scale,
+            generator=torch.Generator().manual_seed(plain.seed),
+        ).images[0]
+        np.testing.assert_allclose(np.asarray(by_diffusers, dtype=np.int16), trained, atol=2)
 
     def test_a_lora_of_another_model_is_refused_in_words(
         self, straight: RunDirectory, base: Path, tmp_path: Path

@@ -334,8 +334,10 @@ ZeroTerminalSnr = Annotated[
     bool,
     Meta(
         title="Zero terminal SNR",
-        description="Train down to noise that holds nothing of the picture. Bases of rectified flow have no use for it;"
-        " with one that predicts noise instead of velocities the training fails before its first step.",
+        description="Train down to noise that holds nothing of the picture, and draw from there, so that pictures may"
+        " become darker and lighter as a whole. Not together with `snr_gamma`, which weighs that noise by nothing."
+        " Bases of rectified flow have no use for it; with one that predicts noise instead of velocities the training"
+        " fails before its first step.",
         extra={"published": OURS},
     ),
 ]
@@ -676,7 +678,8 @@ def resolve(
     """Fill in every default of a request and draw its seed.
 
     Raises:
-        InvalidRequest: a component is unknown or has a bad argument, or no picture is left to train on.
+        InvalidRequest: a component is unknown or has a bad argument, two settings undo each other, or no picture is
+            left to train on.
     """
     given = request.expert_setting
     learned = sum(not picture.held_out for picture in pictures)
@@ -732,6 +735,12 @@ def _resolve_settings(
         filled["seed"] = draw_seed()
     if trigger := filled.pop("trigger_word", None):
         filled["instance_prompt"] = with_phrase(filled["instance_prompt"], trigger, phrase)[:MAX_CAPTION]
+    if filled["snr_gamma"] and filled["zero_terminal_snr"]:
+        raise InvalidRequest(
+            "expert_setting.snr_gamma",
+            f"must be 0 with zero_terminal_snr, whose noise without signal it weighs by nothing, got"
+            f" {filled['snr_gamma']:g}; leave one of the two out",
+        )
     return TrainingSettings(**filled)
 
 

@@ -11,6 +11,7 @@ from maquette.core.specs import TrainingSettings
 from maquette.families.lora import ActiveLoras, LoadedLora, LoraLayer, TrainedLayer, named_layers, untrained
 from maquette.families.lora_file import METADATA, kohya_tensors, read_lora
 from maquette.families.lora_keys import LoraKeys
+from maquette.families.samplers import DiffusionSamplers
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 """What diffusers' layout puts behind a layer's name."""
@@ -105,3 +106,24 @@ class LoraAdapters:
         for name, layer in self.layers.items():
             if name.startswith(f"{component}.") and name.endswith(ends):
                 self.trained[name] = untrained(layer, rank, alpha)
+
+
+class DiffusionAdapters(LoraAdapters):
+    """The LoRAs of one base of diffusion: while one acts that was trained down to no signal, pictures begin there."""
+
+    def __init__(self, keys: LoraKeys, components: Mapping[str, Component], samplers: DiffusionSamplers) -> None:
+        """Take besides what the pipeline draws with."""
+        super().__init__(keys, components)
+        self.samplers = samplers
+
+    def attach(self, settings: TrainingSettings) -> None:
+        """Add an untrained LoRA, with which pictures are drawn as it is trained."""
+        super().attach(settings)
+        self.samplers.zero_terminal_snr = settings.zero_terminal_snr
+
+    def activate(self, loras: Sequence[tuple[LoadedLora, float]]) -> None:
+        """Let exactly these LoRAs act, each with its strength; naming one twice adds its strengths."""
+        # Where it raises, none acts.
+        self.samplers.zero_terminal_snr = False
+        super().activate(loras)
+        self.samplers.zero_terminal_snr = any(lora.zero_terminal_snr for lora, strength in loras if strength != 0)

@@ -44,10 +44,16 @@ class TrainedLayer(LoraLayer):
 
 @dataclass(frozen=True, eq=False)
 class LoadedLora:
-    """A LoRA file in host memory, checked against one base; `layers` are named as `named_layers` names them."""
+    """A LoRA file in host memory, checked against one base.
+
+    Attributes:
+        layers: named as `named_layers` names them.
+        zero_terminal_snr: whether it was trained down to no signal, where pictures are then to begin.
+    """
 
     path: str
     layers: Mapping[str, LoraLayer]
+    zero_terminal_snr: bool = False
 
     @property
     def size(self) -> int:

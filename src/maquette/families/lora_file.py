@@ -28,6 +28,10 @@ from maquette.families.lora_keys import LoraKeys, fused, spellings
 METADATA = "lora_adapter_metadata"
 """Header entry in which diffusers keeps each component's PEFT configuration."""
 
+ZERO_TERMINAL_SNR = "ss_zero_terminal_snr"
+"""Header entry by which kohya's trainers say, with `True`, that a LoRA was trained down to no signal; ours do too, in
+either layout."""
+
 PARTS = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
@@ -72,7 +76,8 @@ def read_lora(path: str, layers: Mapping[str, Layer], keys: LoraKeys) -> LoadedL
         BrokenWeights: it is no safetensors file, or holds numbers that are not finite.
         OSError: it can't be read.
     """
-    configs = _configs(path, read_header(Path(path)).metadata, keys)
+    metadata = read_header(Path(path)).metadata
+    configs = _configs(path, metadata, keys)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -81,7 +86,11 @@ def read_lora(path: str, layers: Mapping[str, Layer], keys: LoraKeys) -> LoadedL
     _check_numbers(path, tensors)
     try:
         _check_whole(path, found, layers, configs)
-        return LoadedLora(path, {name: _lora_layer(path, name, found[name], layers[name], configs) for name in found})
+        return LoadedLora(
+            path,
+            {name: _lora_layer(path, name, found[name], layers[name], configs) for name in found},
+            zero_terminal_snr=metadata.get(ZERO_TERMINAL_SNR) == "True",
+        )
     except re.error as error:
         raise BrokenWeights(f"{path}: a header with a pattern that can't be read: {error}") from error
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property
 from typing import Any, Self
 
 import torch
@@ -87,22 +87,36 @@ class Evaluation:
 
 
 class DiffusionSamplers:
-    """The published samplers for the noise that a base's own scheduler is for."""
+    """The published samplers for the noise that a base's own scheduler is for.
+
+    Attributes:
+        zero_terminal_snr: whether pictures begin where there is no signal, since a LoRA acts that was trained so.
+    """
 
     def __init__(self, own: Any) -> None:
-        self.own = own
+        self.zero_terminal_snr = False
+        self._own = own
         # Kept, since the library takes a third of a second to make some.
-        self._build = cache(partial(build_scheduler, own=own))
+        self._build = cache(build_scheduler)
+
+    @property
+    def own(self) -> Any:
+        """The base's own scheduler, or what stands in for it."""
+        return self._rescaled if self.zero_terminal_snr else self._own
 
     def scheduler(self, sampler: Sampler | None, shape: tuple[int, ...]) -> Any:  # noqa: ARG002 - the same for every size
         """A new scheduler for one pass over latents of this shape."""
-        return copy.deepcopy(self._build(sampler))
+        return copy.deepcopy(self._build(sampler, self.own))
 
     def agree(self, other: Self) -> bool:
         """Whether a level of noise, and what is predicted there, mean the same to both."""
         return self.own.config.prediction_type == other.own.config.prediction_type and torch.allclose(
             self.own.alphas_cumprod, other.own.alphas_cumprod
         )
+
+    @cached_property
+    def _rescaled(self) -> Any:
+        return rescaled(self._own)
 
 
 def build_scheduler(sampler: Sampler | None, own: Any) -> Any:
@@ -118,6 +132,21 @@ def build_scheduler(sampler: Sampler | None, own: Any) -> Any:
         # Half of the schedulers don't know this option, and would take the levels of an ordinary base.
         scheduler.alphas_cumprod = own.alphas_cumprod.clamp(min=LEAST_SIGNAL)
     return scheduler
+
+
+def rescaled(own: Any) -> Any:
+    """A base's scheduler for its levels of noise stretched down to no signal, from which DDIM begins (Lin et al. 2023,
+    arXiv:2305.08891, algorithm 1 and section 3.3).
+
+    A base that predicts noise keeps its own: where all is noise it says nothing of the picture.
+    """
+    if own.config.prediction_type == "epsilon":
+        return own
+    kind, options = SCHEDULERS[Sampler.DDIM]
+    with _library_as_it_is():
+        return kind(
+            **{key: own.config[key] for key in NOISE_SCHEDULE}, **options | FROM_NO_SIGNAL, rescale_betas_zero_snr=True
+        )
 
 
 def skipped_steps(steps: int, strength: float) -> int:

@@ -14,6 +14,7 @@ from maquette.core.rundir import FileRecord
 from maquette.core.specs import BaseRef, Preparation, SampleSpec, TaskType, TrainingSettings, TrainingSpec
 from maquette.families.base import Adapters
 from maquette.families.environment import library_versions
+from maquette.families.lora_file import ZERO_TERMINAL_SNR
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.tensors import read_tensors, write_tensors
 
@@ -91,7 +92,9 @@ def file_record(path: Path, root: Path) -> FileRecord:
 
 
 def _origin(spec: TrainingSpec) -> dict[str, str]:
-    return {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()}
+    """Where it comes from and, in either layout, what to draw with it asks for."""
+    drawn = {ZERO_TERMINAL_SNR: "True"} if spec.settings.zero_terminal_snr else {}
+    return {"format": "pt", PROVENANCE: msgspec.json.encode(provenance(spec)).decode()} | drawn
 
 
 def _write(path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:

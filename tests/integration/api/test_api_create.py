@@ -287,8 +287,11 @@ def captionless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family of another package, whose text encoder can't have a LoRA."""
     (tmp_path / "captionless_family.py").write_text(
         "from msgspec.structs import replace\n"
+        "from maquette.families.memory import NO_PART\n"
         "from maquette.families.sd15.spec import SPEC\n"
-        "SPEC = replace(SPEC, name='captionless', title='Captionless', keys={'unet': SPEC.keys['unet']})\n",
+        "memory = replace(SPEC.memory, trained_encoders=NO_PART, frozen_encoders=SPEC.memory.trained_encoders)\n"
+        "keys = {'unet': SPEC.keys['unet']}\n"
+        "SPEC = replace(SPEC, name='captionless', title='Captionless', keys=keys, memory=memory)\n",
         encoding="utf-8",
     )
     about = tmp_path / "captionless_family-1.0.dist-info"
@@ -296,6 +299,17 @@ def captionless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: captionless-family\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[{FAMILIES.group}]\ncaptionless = captionless_family:SPEC\n")
     monkeypatch.syspath_prepend(tmp_path)
+
+
+async def test_settings_that_undo_each_other_are_refused(api: Api) -> None:
+    response = await api.train(expert_setting={"snr_gamma": 5, "zero_terminal_snr": True})
+    assert reason(response) == (400, "INVALID_REQUEST_BODY")
+    assert response.json()["message"] == (
+        "expert_setting.snr_gamma: must be 0 with zero_terminal_snr, whose noise without signal it weighs by nothing,"
+        " got 5; leave one of the two out"
+    )
+    assert (await api.train(expert_setting={"snr_gamma": 0, "zero_terminal_snr": True})).status_code == 200
+    assert (await api.train(expert_setting={"snr_gamma": 5, "zero_terminal_snr": False})).status_code == 200
 
 
 @pytest.mark.usefixtures("captionless")

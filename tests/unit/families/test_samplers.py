@@ -10,9 +10,19 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+from msgspec.structs import replace
 
 from maquette.core.drawing import Sampler
-from maquette.families.samplers import LEAST_SIGNAL, Evaluation, build_scheduler, plan, skipped_steps
+from maquette.families.objectives import NoisePrediction
+from maquette.families.samplers import (
+    LEAST_SIGNAL,
+    DiffusionSamplers,
+    Evaluation,
+    build_scheduler,
+    plan,
+    skipped_steps,
+)
+from maquette.testing.factories import training_spec
 
 pytestmark = pytest.mark.torch
 
@@ -136,6 +146,51 @@ def test_every_sampler_arrives(sampler: Sampler, levels: str) -> None:
     for steps, strength in ((4, 1.0), (61, 1.0), (8, 0.9), (8, 0.5), (8, 0.125)):
         error = (drawn(scheduler, own, steps, strength) - PICTURE).abs().max().item()
         assert error < near, (steps, strength)
+
+
+class TestZeroTerminalSnr:
+    @pytest.fixture
+    def samplers(self) -> DiffusionSamplers:
+        samplers = DiffusionSamplers(own_scheduler("the class's own betas"))
+        samplers.zero_terminal_snr = True
+        return samplers
+
+    @pytest.mark.parametrize("sampler", [None, *Sampler])
+    def test_every_sampler_begins_without_signal_and_arrives(
+        self, samplers: DiffusionSamplers, sampler: Sampler | None
+    ) -> None:
+        scheduler = samplers.scheduler(sampler, ())
+        first, *_ = plan(scheduler, 5, 0, CPU)
+        assert samplers.own.alphas_cumprod[int(first.timestep)] <= LEAST_SIGNAL
+        near = 4 * (1 - samplers.own.alphas_cumprod[0]).sqrt().item()
+        assert (drawn(scheduler, samplers.own, 8, 1.0) - PICTURE).abs().max().item() < near
+
+    def test_levels_are_those_that_were_trained(self, samplers: DiffusionSamplers) -> None:
+        training = replace(training_spec().settings, zero_terminal_snr=True)
+        trained = NoisePrediction(Silent(), own_scheduler("the class's own betas"), training).noise_scheduler
+        assert torch.equal(samplers.own.alphas_cumprod, trained.alphas_cumprod)
+        assert not samplers.agree(DiffusionSamplers(own_scheduler("the class's own betas")))
+
+    def test_afterwards_the_base_draws_as_before(self, samplers: DiffusionSamplers) -> None:
+        samplers.scheduler(Sampler.EULER, ())
+        samplers.zero_terminal_snr = False
+        own = own_scheduler("the class's own betas")
+        for sampler in (None, Sampler.EULER):
+            before = drawn(build_scheduler(sampler, own), own, 5, 1.0)
+            assert torch.equal(drawn(samplers.scheduler(sampler, ()), own, 5, 1.0), before)
+
+    def test_a_base_that_predicts_noise_keeps_its_levels(self) -> None:
+        own = own_scheduler("Stable Diffusion 1.x")
+        samplers = DiffusionSamplers(own)
+        samplers.zero_terminal_snr = True
+        assert samplers.own is own
+
+
+class Silent:
+    """A pipeline that is not asked."""
+
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
+        raise NotImplementedError
 
 
 def test_multistep_of_fourth_order_is_exact_for_cubic_paths() -> None:

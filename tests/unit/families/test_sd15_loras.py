@@ -256,6 +256,40 @@ class TestActing:
         assert distance(pipeline.draw(REQUEST), whole) == 0
 
 
+class TestZeroTerminalSnr:
+    """Pictures begin without signal as long as a LoRA acts that was trained so."""
+
+    def told(self, lora: Path, path: Path, said: str) -> Path:
+        """The same LoRA, with a header that says so in kohya's words."""
+        write_tensors(path, read_tensors(lora), read_header(lora).metadata | {"ss_zero_terminal_snr": said})
+        return path
+
+    def test_while_one_acts(self, pipeline: Sd15Pipeline, adapters: Sd15Adapters, lora: Path, tmp_path: Path) -> None:
+        begins = adapters.read(str(self.told(lora, tmp_path / "1.safetensors", "True")))
+        not_so = adapters.read(str(self.told(lora, tmp_path / "2.safetensors", "False")))
+        plain = adapters.read(str(lora))
+        acting = {
+            (): False,
+            ((begins, 1.0),): True,
+            ((plain, 1.0), (not_so, 1.0)): False,
+            ((plain, 1.0), (begins, 0.5)): True,
+            ((begins, 0.0),): False,
+        }
+        for loras, down in acting.items():
+            adapters.activate(loras)
+            assert pipeline.samplers.zero_terminal_snr is down
+
+    def test_nor_after_an_error(
+        self, pipeline: Sd15Pipeline, adapters: Sd15Adapters, lora: Path, tmp_path: Path
+    ) -> None:
+        begins = adapters.read(str(self.told(lora, tmp_path / "1.safetensors", "True")))
+        adapters.activate([(begins, 1.0)])
+        foreign = LoadedLora("nowhere", {"unet.no_such_layer": begins.layers[TO_Q]}, zero_terminal_snr=True)
+        with pytest.raises(KeyError):
+            adapters.activate([(foreign, 1.0)])
+        assert not pipeline.samplers.zero_terminal_snr
+
+
 class TestUnusable:
     def refused(self, adapters: Sd15Adapters, broken: Path, tensors: Mapping[str, torch.Tensor], lora: Path) -> str:
         """The error of a file with these tensors and the header of `lora`."""

@@ -1,6 +1,6 @@
 """Where a LoRA is put on a Stable Diffusion base."""
 
-from maquette.families.adapters import CLIP_TARGETS, Component, LoraAdapters
+from maquette.families.adapters import CLIP_TARGETS, Component, DiffusionAdapters
 from maquette.families.sd15.pipeline import Sd15Pipeline
 from maquette.families.sd15.spec import SPEC
 
@@ -16,7 +16,7 @@ base's unseen character, need the layers that draw as well (the field calls such
 """
 
 
-class Sd15Adapters(LoraAdapters):
+class Sd15Adapters(DiffusionAdapters):
     """The LoRAs of one Stable Diffusion base."""
 
     def __init__(self, pipeline: Sd15Pipeline) -> None:
@@ -26,4 +26,5 @@ class Sd15Adapters(LoraAdapters):
                 "unet": Component(pipeline.unet, UNET_TARGETS),
                 "text_encoder": Component(pipeline.text_encoder, CLIP_TARGETS),
             },
+            pipeline.samplers,
         )

@@ -28,6 +28,7 @@ class Sd15Pipeline(LatentPipeline):
 
     def __init__(self, parts: StableDiffusionPipeline) -> None:
         super().__init__(parts, parts.unet, DiffusionSamplers(parts.scheduler))
+        self.samplers: DiffusionSamplers
         self.unet = parts.unet
         self.text_encoder = parts.text_encoder
 

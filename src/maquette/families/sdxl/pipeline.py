@@ -29,6 +29,7 @@ class SdxlPipeline(LatentPipeline):
 
     def __init__(self, parts: StableDiffusionXLPipeline) -> None:
         super().__init__(parts, parts.unet, DiffusionSamplers(parts.scheduler))
+        self.samplers: DiffusionSamplers
         self.unet = parts.unet
         self.text_encoders: tuple[Any, Any] = (parts.text_encoder, parts.text_encoder_2)
 
