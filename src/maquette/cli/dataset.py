@@ -1,5 +1,6 @@
 """Folders of pictures, and the items of a training that they become."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import msgspec
 from msgspec.structs import replace
 
 from maquette.cli.follow import progress_bar
+from maquette.cli.history import places
 from maquette.client.client import Client
+from maquette.client.records import TaskDetail
 from maquette.core.errors import InvalidRequest, about_file
+from maquette.core.files import file_sha256
 from maquette.core.picture_format import SUFFIXES
 from maquette.core.requirements import check
 from maquette.core.specs import MAX_PICTURES, DatasetItem
@@ -57,6 +61,21 @@ def upload_all(client: Client, pictures: list[Path], items: list[DatasetItem]) -
             sent.append(replace(item, assets_id=asset_id))
             progress.advance(bar)
     return sent
+
+
+def names_in(folders: Sequence[Path], task: TaskDetail) -> list[str]:
+    """How a task's pictures are called in folders, known by their contents; those that are not there by their place.
+
+    Raises:
+        InvalidRequest: see `pictures_in`.
+    """
+    files: dict[str, list[str]] = {}
+    for folder in folders:
+        for picture in pictures_in(folder):
+            files.setdefault(file_sha256(picture), []).append(picture.name)
+    found = (files.get(picture.sha256) for picture in task.pictures)
+    # Files with the same contents were sent one after the other, by name.
+    return [same.pop(0) if same else place for same, place in zip(found, places(task), strict=True)]
 
 
 def _caption(text: Path) -> str | msgspec.UnsetType:

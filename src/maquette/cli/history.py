@@ -101,9 +101,14 @@ def in_full(told: Told, task: TaskDetail, names: Sequence[str] = ()) -> str:
 
 def called(words: str, task: TaskDetail, names: Sequence[str] = ()) -> str:
     """Words in which a task's pictures are called as their owner calls them, or else by their place."""
-    for number, picture in enumerate(task.pictures):
-        words = words.replace(picture.name, names[number] if names else f"picture {number + 1}")
+    for picture, name in zip(task.pictures, names or places(task), strict=True):
+        words = words.replace(picture.name, name)
     return words
+
+
+def places(task: TaskDetail) -> list[str]:
+    """What to call a task's pictures where nobody knows their names: picture 1, picture 2, ..."""
+    return [f"picture {number + 1}" for number in range(len(task.pictures))]
 
 
 def _plain(value: object) -> str:

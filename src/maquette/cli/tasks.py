@@ -8,6 +8,7 @@ import typer
 from rich import filesize
 from rich.text import Text
 
+from maquette.cli.dataset import names_in
 from maquette.cli.follow import follow_with_bar
 from maquette.cli.history import News, called, in_full, told_of
 from maquette.cli.output import (
@@ -34,6 +35,15 @@ from maquette.core.metrics import MAX_POINTS
 from maquette.core.specs import TaskType
 from maquette.core.weights import LoraLayout
 
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pictures",
+        exists=True,
+        file_okay=False,
+        help="Folder that was trained on, to tell of its pictures by their names; may come several times.",
+    ),
+]
 TaskId = Annotated[str, typer.Argument(help="A task's id, as `maquette list` shows it.")]
 
 
@@ -66,21 +76,24 @@ def list_tasks(
     )
 
 
-def show(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+def show(
+    task_id: TaskId, pictures: Folders = None, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = ""
+) -> None:
     """Show one task: progress, why it is where it is, what was found, and the settings it runs with."""
     with connect(url, api_key) as client:
         if json:
             print_json(client.raw_task(task_id))
             return
         task = client.task(task_id)
-        news = list(News(client).of(task))
+        names = names_in(pictures or (), task)
+        news = News(client, names).of(task)
     print_rows(
         [
             ("task", task.task_id),
             ("name", task.task_name),
             ("type", task.task_type),
             ("status", status(task.task_status)),
-            ("reason", f"{task.reason}: {called(task.message, task)}" if task.message else task.reason),
+            ("reason", f"{task.reason}: {called(task.message, task, names)}" if task.message else task.reason),
             ("steps", f"{task.step} of {task.total_steps}"),
             *_measured(task),
             ("created", instant(task.created_at)),
@@ -129,7 +142,9 @@ def metrics(
         print_table(("step", "held out"), ((str(point.step), f"{point.loss:.4g}") for point in curve.validation))
 
 
-def events(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+def events(
+    task_id: TaskId, pictures: Folders = None, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = ""
+) -> None:
     """Show everything that happened to a task, oldest first."""
     with connect(url, api_key) as client:
         found = list(client.events(task_id))
@@ -137,21 +152,25 @@ def events(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key:
     if json:
         print_json(found)
         return
+    names = names_in(pictures or (), task)
     told = ((event, told_of(event)) for event in found)
     print_table(
         ("when", "what", "told"),
-        ((instant(event["created_at"]), label(line.label), in_full(line, task)) for event, line in told),
+        ((instant(event["created_at"]), label(line.label), in_full(line, task, names)) for event, line in told),
     )
 
 
-def watch(task_id: TaskId, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = "") -> None:
+def watch(
+    task_id: TaskId, pictures: Folders = None, json: Json = False, url: Url = DEFAULT_URL, api_key: ApiKey = ""
+) -> None:
     """Follow a task with a progress bar until it ends."""
     with connect(url, api_key) as client:
-        task = follow_with_bar(client, task_id)
+        names = names_in(pictures, client.task(task_id)) if pictures else []
+        task = follow_with_bar(client, task_id, names)
         if json:
             print_json(client.raw_task(task_id))
     if not json:
-        out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {called(task.message, task)}"))
+        out.print(Text.assemble(f"{task.task_id} ", status(task.task_status), f" {called(task.message, task, names)}"))
     raise typer.Exit(0 if task.task_status is Status.SUCCESS else 1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,34 @@ def test_what_is_found_of_several_pictures_alike_is_one_line(run: Run, play: Pla
         "warning    picture 1: is blurred",
         *["resumed    from step 5, where the loss is 0.5 as recorded"] * 2,
     ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "trained on"
+    folder.mkdir()
+    for name, content in {"copy.png": "cat", "cat.png": "cat", "dog.jpg": "dog"}.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["show", "events", "watch"])
+def test_pictures_are_called_as_in_the_folder_that_was_trained_on(
+    run: Run, play: Play, folder: Path, command: str
+) -> None:
+    sent = [("0.png", "cat"), ("1.png", "cat"), ("2.png", "elk"), ("3.png", "dog")]
+    pictures = [{"name": name, "sha256": sha256(content.encode()).hexdigest(), "caption": ""} for name, content in sent]
+    history = [finding(number, "warning", f"{number} is like {name}", name) for number, (name, _) in enumerate(sent, 1)]
+    play(task(*history, pictures=pictures, message="3.png: can't be decoded"))
+    ended = run(command, TASK_ID, "--pictures", folder)
+    for words in (
+        "cat.png: 1 is like cat.png",
+        "copy.png: 2 is like copy.png",
+        "picture 3: 3 is like picture 3",
+        "dog.jpg: 4 is like dog.jpg",
+    ):
+        assert words in ended.out + ended.err
+    assert command == "events" or "dog.jpg: can't be decoded" in ended.out
 
 
 def test_a_checkpoint_of_an_older_version_is_told_as_such(run: Run, play: Play) -> None:
