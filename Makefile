@@ -78,7 +78,7 @@ bench-side-by-side: install  ## how much longer does a picture take while a trai
 	$(BIN)/python benchmarks/side_by_side.py
 
 families: install  ## every family against every check that a family must pass
-	$(BIN)/python -m maquette.testing.conformance
+	TRANSFORMERS_VERBOSITY=error $(BIN)/python -m maquette.testing.conformance
 
 constraints:  ## pin anew what everything there is resolves to, in a fresh environment
 	$(PYTHON) -m venv --clear $(VENV).pins

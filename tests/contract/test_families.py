@@ -1,6 +1,9 @@
 """Every family of ours does what every family must; the same checks as `make families` prints."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -32,6 +35,20 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_family(subject: Subject, column: str) -> None:
     """Of ours none is excused from a check: diffusers does with each what they ask for."""
     CHECKS[column](subject)
+
+
+def test_nothing_but_the_table_is_printed() -> None:
+    """As `make families` does it; libraries have much to say while bases are made and loaded."""
+    one_column = "from maquette.testing import conformance as c; c.CHECKS = {'folder': c.loads_a_folder}"
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{one_column}; c.main(['sd15'])"],
+        env=os.environ | {"TRANSFORMERS_VERBOSITY": "error"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    assert [line.split() for line in printed.stdout.splitlines()] == [["family", "folder"], ["sd15", OK]]
 
 
 @pytest.mark.parametrize("subject", FAMILIES.own_names(), indirect=True)

@@ -452,6 +452,22 @@ class TestFailedRun:
         with pytest.raises(UnknownName, match="no family 'sdxxl'"):
             run_here(directory)
 
+    def test_what_can_not_be_computed_alike_twice_is_an_error(
+        self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A family that asked for it would break equal runs' equal bytes."""
+        losses = Sd15Objective.losses
+
+        def careless(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+            return losses(self, *rest)
+
+        monkeypatch.setattr(Sd15Objective, "losses", careless)
+        # Of whatever ran in this process before.
+        torch.use_deterministic_algorithms(False)
+        with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+            run_here(make_run(tmp_path / "run", base))
+
     def test_more_memory_than_there_is_is_told(self, base: Path, tmp_path: Path) -> None:
         directory = make_run(tmp_path / "run", base)
         with pytest.raises(RunFailed, match="cpu ran out of memory") as failure:

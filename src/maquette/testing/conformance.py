@@ -16,6 +16,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
 from msgspec.structs import astuple, replace
 from peft.tuners.lora import LoraLayer as PeftLayer
 from PIL import Image
@@ -39,6 +40,7 @@ from maquette.testing.runs import carry_out, change_spec, make_run, read_message
 from maquette.testing.tiny_bases import TINY_BASES, TinyBase
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.data import Example
+from maquette.trainer.memory import recompute_activations
 from maquette.trainer.tensor_store import TensorStore
 from maquette.trainer.tensors import read_tensors, write_tensors
 
@@ -231,7 +233,9 @@ def trains_two_steps(subject: Subject) -> None:
 
 
 def plans_its_memory(subject: Subject) -> None:
-    """Its memory model finds every part of a base, a run tells its plan, and a leaner one ends with the same bytes."""
+    """Its memory model finds every part of a base, a run tells its plan, and a leaner one, which computes activations
+    twice, ends with the same bytes.
+    """
     sizes = measure_sizes(subject.base, load_spec(subject.name).memory)
     pipeline = subject.load()
     for part, found in zip((Part.DENOISER, *TEXT_ENCODERS, Part.AUTOENCODER), astuple(sizes), strict=True):
@@ -246,6 +250,21 @@ def plans_its_memory(subject: Subject) -> None:
     expect(subject.train(lean) == weights, "with activations computed twice the LoRA has other bytes")
     plan = next(message for message in read_messages(lean) if isinstance(message, Planned))
     expect(plan.gradient_checkpointing, "the leaner run keeps activations")
+    kept, computed_again = (_calls_of_a_step(subject, recomputing=recomputing) for recomputing in (False, True))
+    expect(computed_again > kept, "its denoiser computes no block again where it is asked to")
+
+
+def _calls_of_a_step(subject: Subject, *, recomputing: bool) -> int:
+    """Of the denoiser's modules, in the forward and the backward pass."""
+    pipeline, adapters = subject.attached()
+    if recomputing:
+        recompute_activations(pipeline)
+    calls: list[object] = []
+    for denoiser in pipeline.modules[Part.DENOISER]:
+        for module in denoiser.modules():
+            module.register_forward_pre_hook(lambda module, _: calls.append(module))
+    overfit(pipeline, adapters, subject.family.objective(pipeline, SETTINGS), steps=1)
+    return len(calls)
 
 
 def keeps_what_it_encoded(subject: Subject) -> None:
@@ -299,7 +318,7 @@ def learns_a_picture(subject: Subject) -> None:
     expect(last < LEARNED * first, f"the loss went from {first:.4f} to {last:.4f} only")
 
 
-def overfit(pipeline: Pipeline, adapters: Adapters, objective: Objective) -> list[float]:
+def overfit(pipeline: Pipeline, adapters: Adapters, objective: Objective, *, steps: int = OVERFIT_STEPS) -> list[float]:
     """Losses of an attached LoRA that learns one picture, with one noise at one timestep, again and again."""
     picture = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 2 - 1
     latents = pipeline.encode_pictures(picture).mean
@@ -307,7 +326,7 @@ def overfit(pipeline: Pipeline, adapters: Adapters, objective: Objective) -> lis
     noising = objective.noising(latents, torch.Generator().manual_seed(3))
     optimizer = torch.optim.AdamW(adapters.parameters().values(), lr=OVERFIT_RATE)
     losses: list[float] = []
-    for _ in range(OVERFIT_STEPS):
+    for _ in range(steps):
         loss = objective.losses(latents, conditioning, noising).mean()
         loss.backward()
         optimizer.step()
@@ -423,6 +442,7 @@ def expect(held: bool, words: str) -> None:
 
 def main(families: Sequence[str]) -> int:
     """Print the table of these families, or of all, and the checks; answer 1 if one fails."""
+    _silence_libraries()
     failed = False
     sys.stdout.write(_line("family", [*CHECKS]))
     words: list[str] = []
@@ -435,6 +455,15 @@ def main(families: Sequence[str]) -> int:
         failed |= any(cell.mark == FAILED for cell in cells.values())
     sys.stdout.writelines(words)
     return 1 if failed else 0
+
+
+def _silence_libraries() -> None:
+    """What they warn of and how far they have written would stand between the table's lines. (What they warn of when
+    they are imported, as here already, `TRANSFORMERS_VERBOSITY` silences.)
+    """
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
