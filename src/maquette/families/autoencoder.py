@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import BaseUse
 from maquette.families.base import LatentPosterior
+from maquette.families.loading import misfit
 from maquette.families.memory import MOST_PIXELS
 
 OVERLAP = 4
@@ -46,7 +47,7 @@ class Autoencoder:
                 use.path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise BrokenBase(f"the autoencoder in {use.path} can't be loaded: {error}") from error
+            raise BrokenBase(f"the autoencoder in {use.path} can't be loaded: {misfit(error) or error}") from error
         vae, told = loaded
         # The library fills what a file lacks with random values, and only warns.
         if missing := sorted(told["missing_keys"]):

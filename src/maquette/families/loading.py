@@ -55,7 +55,7 @@ def load_parts(library: Any, base: Path, device: torch.device, absent: Mapping[s
     except NotImplementedError as error:
         raise BrokenBase(f"the base in {base} can't be loaded: {_unfilled(error)}") from error
     except (BrokenBase, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise BrokenBase(f"the base in {base} can't be loaded: {_misfit(error) or error}") from error
+        raise BrokenBase(f"the base in {base} can't be loaded: {misfit(error) or error}") from error
 
 
 class _Model(NamedTuple):
@@ -146,8 +146,8 @@ def _unfilled(error: NotImplementedError) -> str:
     return f"the file beside its folders lacks {len(lacking)} weights of {type(model).__name__}: {_first(lacking)}"
 
 
-def _misfit(error: Exception) -> str | None:
-    """Which weight is of another shape, if that is what diffusers says, and then what to do about it in Python."""
+def misfit(error: Exception) -> str | None:
+    """Which weight is of another shape, if that is what diffusers has said; it goes on with what to do in Python."""
     found, model = MISFIT.search(str(error)), _in_hands(error)
     return found and f"expected {found['name']} of {type(model).__name__} {found['expected']}, found {found['found']}"
 

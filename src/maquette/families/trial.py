@@ -1,16 +1,21 @@
 """`python -m maquette.families.trial FAMILY FOLDER`: load a base as training would, and look at all its numbers.
 
-Exit code 0 says that it is fit, `UNFIT_EXIT` that it is not, and stdout why. Any other says nothing of the base: it
-could not be tried here, for want of torch or of memory, and the last line on stderr says so.
+The folder may be that of an autoencoder alone. Exit code 0 says that it is fit, `UNFIT_EXIT` that it is not, and stdout
+why. Any other says nothing of it: it could not be tried here, for want of torch or of memory, and the last line on
+stderr says so.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from maquette.core.basefolder import UNFIT_EXIT, BrokenBase
+import torch
+
+from maquette.core.basefolder import MODEL_INDEX, UNFIT_EXIT, BrokenBase
+from maquette.core.drawing import BaseUse
 from maquette.core.specs import BaseRef, TaskType, TrainingRequest, TrainingSettings, resolve
-from maquette.families.base import Part, Pipeline, load_family
+from maquette.families.base import Part, load_family
 from maquette.families.precision import NOWHERE
 from maquette.families.registry import load_spec
 
@@ -30,20 +35,33 @@ def try_base(family: str, folder: Path) -> None:
     parts = load_family(family)
     pipeline = parts.pipeline.load(folder, NOWHERE, waiting=True)
     parts.objective(pipeline, _usual_settings(family))
-    for part in pipeline.modules:
-        if damaged := list(_damaged(pipeline, part)):
-            raise BrokenBase(
-                f"{folder}: expected finite numbers, found others in {len(damaged)} weights of the"
-                f" {part.replace('_', ' ')}: {', '.join(damaged[:TOLD])}"
-            )
+    for part, modules in pipeline.modules.items():
+        _check_finite(folder, part, modules)
 
 
-def _damaged(pipeline: Pipeline, part: Part) -> Iterator[str]:
-    """Weights of a part with a number that is not finite, by name."""
-    for module in pipeline.modules[part]:
-        for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                yield f"{name} ({type(module).__name__})"
+def try_autoencoder(family: str, folder: Path) -> None:
+    """Load an autoencoder that drawing may use in place of a base's own, and look at each of its numbers.
+
+    Raises:
+        BrokenBase: as of a base.
+    """
+    pipeline: Any = load_family(family).pipeline
+    autoencoder = pipeline.AUTOENCODER.load(BaseUse(str(folder), ""), torch.device("cpu"))
+    _check_finite(folder, Part.AUTOENCODER, [autoencoder.vae])
+
+
+def _check_finite(folder: Path, part: Part, modules: Iterable[torch.nn.Module]) -> None:
+    damaged = [
+        f"{name} ({type(module).__name__})"
+        for module in modules
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if damaged:
+        raise BrokenBase(
+            f"{folder}: expected finite numbers, found others in {len(damaged)} weights of the"
+            f" {part.replace('_', ' ')}: {', '.join(damaged[:TOLD])}"
+        )
 
 
 def _usual_settings(family: str) -> TrainingSettings:
@@ -60,9 +78,10 @@ def _usual_settings(family: str) -> TrainingSettings:
 
 
 def main(family: str, folder: str) -> int:
-    """Try a base; answers the exit code."""
+    """Try a base, or an autoencoder; answers the exit code."""
+    root = Path(folder)
     try:
-        try_base(family, Path(folder))
+        (try_base if (root / MODEL_INDEX).exists() else try_autoencoder)(family, root)
     except MemoryError:
         raise
     except Exception as error:

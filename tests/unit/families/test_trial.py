@@ -1,6 +1,7 @@
 """A base is tried before anybody trains on it: damage is told by what was expected and what was found."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,23 @@ def test_what_predicts_something_else_is_told(tmp_path: Path) -> None:
     base = build_tiny_base(tmp_path / "base", prediction_type="sample")
     with pytest.raises(BrokenBase, match="prediction_type 'sample'; known are epsilon and v_prediction"):
         try_base("sd15", base)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without(AUTOENCODER), f"lacks 1 weights: {AUTOENCODER}"),
+        (lambda tensors: tensors | {AUTOENCODER: torch.zeros(1, 2)}, rf"expected {AUTOENCODER} of .*, found \[1, 2\]"),
+        (with_one_that_is(math.nan, AUTOENCODER), f"expected finite numbers, .* of the autoencoder: {AUTOENCODER} "),
+    ],
+)
+def test_an_autoencoder_is_tried_on_its_own(
+    base: Path, damage: Callable[[Tensors], Tensors], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trial.main("sd15", str(base / "vae")) == 0
+    change(weights(base, "vae"), damage)
+    assert trial.main("sd15", str(base / "vae")) == UNFIT_EXIT
+    assert re.search(rf"{base / 'vae'}.* {said}", capsys.readouterr().out)
 
 
 def test_the_program_tells_damage_apart_from_what_it_can_not_do(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

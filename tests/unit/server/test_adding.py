@@ -106,16 +106,18 @@ class TestHere:
 class TestTrial:
     """Bases are tried where they lie, before they can be used."""
 
-    @pytest.mark.parametrize("kind", [BaseKind.CHECKPOINT, BaseKind.REFINER])
-    def test_one_that_can_not_be_tried_is_added_and_says_so(self, add_it: Add, tmp_path: Path, kind: BaseKind) -> None:
-        base, tried = paper_base(tmp_path / "base"), list[str]()
+    @pytest.mark.parametrize(("kind", "part"), [("checkpoint", ""), ("refiner", ""), ("vae", "vae")])
+    def test_one_that_can_not_be_tried_is_added_and_says_so(
+        self, add_it: Add, tmp_path: Path, kind: str, part: str
+    ) -> None:
+        base, tried = shutil.copytree(BUNDLED_PATH, tmp_path / "base") / part, list[str]()
 
         def try_out(base: Base) -> str | None:
             tried.append(base.location)
             return "no torch"
 
-        assert add_it(base, kind=kind).untried is None
-        assert add_it(base, kind=kind, try_out=try_out).untried == "no torch"
+        assert add_it(base, kind=BaseKind(kind)).untried is None
+        assert add_it(base, kind=BaseKind(kind), try_out=try_out).untried == "no torch"
         assert tried == [str(base)]
 
     def test_one_that_is_not_fit_takes_no_others_place(
@@ -135,8 +137,13 @@ class TestTrial:
         assert add_it(REPOSITORY).base.sha256 != before.sha256
 
     @pytest.mark.parametrize(("source", "kind"), [(BUNDLED_PATH, "checkpoint"), (BUNDLED_PATH / "vae", "vae")])
-    def test_the_bundled_base_and_what_is_none_are_not_tried(self, add_it: Add, source: Path, kind: str) -> None:
+    def test_the_bundled_base_is_not_tried(self, add_it: Add, source: Path, kind: str) -> None:
         assert add_it(source, kind=BaseKind(kind), try_out=lambda _: "tried").untried is None
+
+    def test_an_embedding_is_not_tried(self, add_it: Add, tmp_path: Path) -> None:
+        save_file({"emb_params": np.zeros((2, 128), np.float32)}, tmp_path / "word.safetensors")
+        added = add_it(tmp_path / "word.safetensors", kind=BaseKind.EMBEDDING, try_out=lambda _: "tried")
+        assert added.untried is None
 
 
 class TestOneFile:

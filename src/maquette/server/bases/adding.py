@@ -25,6 +25,8 @@ from maquette.server.bases.service import check_name, check_not_bundled, inspect
 FOLDER_NAME = re.compile(r"[\w(][\w.()+ -]*")
 WITH_FILES = (BaseKind.CHECKPOINT, BaseKind.REFINER)
 """Kinds that may be given as one file and need configurations then."""
+LOADED = (*WITH_FILES, BaseKind.VAE)
+"""Kinds that are models: what an embedding holds is looked at without loading it."""
 
 TryOut: TypeAlias = Callable[[Base], str | None]
 """Tries a base that lies where it says; see `trial.try_out`."""
@@ -65,7 +67,7 @@ def add(
         checkpoints: the registered base models.
         environment: says which hub is asked, and who asks, see `Hub`.
         progress: told of every download.
-        try_out: asked of checkpoints and refiners, but for the bundled base, which is known to be whole.
+        try_out: asked of whatever is loaded, but for the bundled base and its parts, which are known to be whole.
 
     Raises:
         BrokenBase: it can't be had, or is none of this kind; the message says what was expected, or the fix.
@@ -95,7 +97,7 @@ def add(
 
 
 def _untried(base: Base, try_out: TryOut) -> str | None:
-    if base.kind not in WITH_FILES or Path(base.location) == BUNDLED_PATH.resolve():
+    if base.kind not in LOADED or BUNDLED_PATH.resolve() in (Path(base.location), Path(base.location).parent):
         return None
     return try_out(base)
 
