@@ -41,7 +41,7 @@ def found(number: int, picture: str, message: str) -> dict[str, Any]:
     return {"number": number, "kind": "finding", "created_at": 1750000000.0, "data": data}
 
 
-def detail(status: str, pictures: int = 2) -> dict[str, Any]:
+def detail(status: str, pictures: int = 2, message: str = "[/x]") -> dict[str, Any]:
     return {
         "task_name": "cat",
         "task_id": TASK_ID,
@@ -50,7 +50,7 @@ def detail(status: str, pictures: int = 2) -> dict[str, Any]:
         "created_at": 1750000000,
         "models": [{"model_name": MODEL, "model_status": "DEPLOYING"}] if status == "SUCCESS" else [],
         "reason": "finished",
-        "message": "[/x]",
+        "message": message,
         "step": 5,
         "total_steps": 5,
         "eta_seconds": 0,
@@ -64,8 +64,9 @@ def detail(status: str, pictures: int = 2) -> dict[str, Any]:
 class Training:
     """A server whose one task ends at once in this status; pictures that hold text are refused."""
 
-    def __init__(self, status: str = "SUCCESS", history: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(self, status: str = "SUCCESS", message: str = "[/x]", history: Sequence[dict[str, Any]] = ()) -> None:
         self.status = status
+        self.message = message
         self.history = history
         self.body: dict[str, Any] = {}
 
@@ -87,7 +88,9 @@ class Training:
             case "GET", path if path.endswith("/weights"):
                 return httpx.Response(200, text=f"weights as {request.url.params['layout']}")
             case _:
-                return httpx.Response(200, json=detail(self.status, len(self.body["image_dataset_items"])))
+                return httpx.Response(
+                    200, json=detail(self.status, len(self.body["image_dataset_items"]), self.message)
+                )
 
 
 def test_a_folder_becomes_a_file(run: Run, play: Play, folder: Path, tmp_path: Path) -> None:
@@ -194,6 +197,11 @@ def test_a_training_that_failed_says_why(run: Run, play: Play, folder: Path) -> 
     assert (ended.code, ended.out) == (1, "")
     assert "FAILED [/x]" in ended.err
     assert json.loads(run("train", folder, *OPTIONS, "--json").out) == detail("FAILED")
+
+
+def test_a_training_that_failed_over_a_picture_names_its_file(run: Run, play: Play, folder: Path) -> None:
+    play(Training("FAILED", message="01-9b1f.png: can't be decoded"))
+    assert "FAILED b.png: can't be decoded\n" in run("train", folder, *OPTIONS).err
 
 
 def test_a_refused_picture_is_named(run: Run, play: Play, folder: Path) -> None:
