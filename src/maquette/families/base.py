@@ -111,7 +111,7 @@ class Pipeline(Protocol):
         """Load a base's folder.
 
         Args:
-            device: where it works.
+            device: where it works; `precision.NOWHERE` where it is only looked at, and waiting.
             waiting: whether all parts stay in host memory until somebody brings them.
 
         Raises:
