@@ -38,8 +38,9 @@ def test_a_damaged_one_is_refused(tmp_path: Path) -> None:
     [
         ("raise ModuleNotFoundError(\"No module named 'torch'\")", "ModuleNotFoundError: No module named 'torch'"),
         ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL"),
+        ("import os; os._exit(7)", "its process ended with 7"),
     ],
-    ids=["a server without torch", "too little memory"],
+    ids=["a server without torch", "too little memory", "a library that ends it"],
 )
 def test_where_it_can_not_be_tried_the_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, said: str

@@ -33,4 +33,4 @@ def try_out(base: Base) -> str | None:
         return None
     if tried.returncode < 0:
         return f"its process was ended by {Signals(-tried.returncode).name}"
-    return tried.stderr.splitlines()[-1]
+    return (tried.stderr.splitlines() or [f"its process ended with {tried.returncode}"])[-1]
