@@ -33,7 +33,8 @@ class NoisePrediction:
     et al. 2023, arXiv:2303.09556, section 3.4; the paper's value is 5); 0 weighs all alike. `noise_offset` is the
     deviation of what is added to the noise of each whole channel, so that pictures may become darker and lighter as a
     whole (Guttenberg 2023, "Diffusion with offset noise"). `zero_terminal_snr` trains down to no signal at all (Lin et
-    al. 2023, arXiv:2305.08891, algorithm 1), also where the base was not.
+    al. 2023, arXiv:2305.08891, algorithm 1), also where the base was not; pictures are then drawn from there, see
+    `families.samplers.rescaled`.
 
     Args:
         pipeline: whose denoiser learns.
