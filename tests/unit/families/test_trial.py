@@ -117,7 +117,7 @@ def test_a_file_that_lacks_weights_is_told(whole: Path, tmp_path: Path, name: st
 def test_a_file_with_a_number_that_is_not_finite_is_told(whole: Path, tmp_path: Path) -> None:
     folder = sd15_in_one_file(whole, tmp_path / "file")
     change(folder / FILE, with_one_that_is(math.inf, "model.diffusion_model.out.2.bias"))
-    with pytest.raises(BrokenBase, match="found others in 1 weights of the denoiser: conv_out.bias "):
+    with pytest.raises(BrokenBase, match=r"found others in 1 weights of the denoiser: conv_out\.bias "):
         try_base("sd15", folder)
 
 
