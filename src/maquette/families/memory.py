@@ -162,8 +162,8 @@ def choose(layout: Layout, free: int, *, leaner: int = 0) -> MemoryPlan:
     """The first plan, from the fastest to the leanest, that fits into `free` bytes; the leanest where none does.
 
     Args:
-        leaner: how many runs of this task have run out of memory. Each leads to the next plan that takes `LEANER` of
-            it, or to the leanest where none does.
+        leaner: how many runs of this task have run out of memory. Each leads to the first plan that takes at most
+            `LEANER` of its own, or to the leanest where none does.
 
     Raises:
         NothingLeaner: one of them had the leanest.
