@@ -37,8 +37,8 @@ test: check  ## linters, types, import arrows, and all tests but the slow ones
 test-slow: install clients  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
 	$(BIN)/pytest -m slow
 
-test-gpu: install  ## what needs a CUDA device: recorded steps, runs, memory; no other target runs it
-	$(BIN)/pytest tests/gpu
+test-gpu: install  ## what needs a CUDA device: real CUDA graphs, whole runs, memory; no other target runs it
+	$(BIN)/pytest tests/gpu tests/unit/trainer/test_graphs.py
 
 check: install  ## linters, types and import arrows only
 	$(BIN)/ruff check .

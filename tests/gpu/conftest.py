@@ -4,19 +4,20 @@ import pytest
 import torch
 
 from maquette.families.environment import prepare_environment
-from maquette.families.precision import work_deterministically
+from maquette.families.precision import use_device
 
 prepare_environment()
 
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
+    """The last one, so that what is wrong on any but the first is seen where there are several."""
     assert torch.cuda.is_available(), "torch sees no CUDA device"
-    device = torch.device("cuda", 0)
-    work_deterministically(device)
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    use_device(device)
     return device
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Where a kernel adds in an order of its own, torch says so, and no other is to be had.
+    # Where a kernel can't work deterministically, torch says so, and no other is to be had.
     config.addinivalue_line("filterwarnings", "ignore:.*deterministic:UserWarning")

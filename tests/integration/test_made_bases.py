@@ -14,6 +14,7 @@ from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
 from maquette.server.bases.adding import add
 from maquette.server.bases.repository import Base
+from maquette.server.bases.trial import try_out
 from maquette.testing.conformance import Subject
 from maquette.testing.hub import files_of, hub_server
 from maquette.testing.runs import make_run
@@ -45,6 +46,7 @@ def added(folder: Path, source: str, environment: dict[str, str], configs: str =
         checkpoints=(),
         environment=environment,
         progress=lambda *_: None,
+        try_out=try_out,
     ).base
 
 

@@ -112,7 +112,7 @@ async def test_what_a_trainer_says_of_how_it_goes_is_in_the_tasks_history(servic
             "gradient_checkpointing": False,
             "micro_batch": 1,
             "parts_in_turn": False,
-            "recorded": False,
+            "cuda_graphs": False,
             "needed_bytes": 3,
             "free_bytes": 9,
             "why": "it fits",

@@ -46,7 +46,7 @@ class Planned(Message, frozen=True, tag="plan"):
 
     Attributes:
         dtype: numbers that the denoiser works in.
-        gradient_checkpointing, micro_batch, recorded: as in `families.memory.MemoryPlan`.
+        gradient_checkpointing, micro_batch, cuda_graphs: as in `families.memory.MemoryPlan`.
         parts_in_turn: whether parts of the base that are not at work wait in the host's memory.
         needed_bytes: what this should take.
         free_bytes: what was free.
@@ -60,8 +60,7 @@ class Planned(Message, frozen=True, tag="plan"):
     needed_bytes: int
     free_bytes: int
     why: str
-    recorded: bool = False
-    """False of older trainers', which recorded nothing."""
+    cuda_graphs: bool = False
 
 
 class Resumed(Message, frozen=True, tag="resumed"):

@@ -192,8 +192,9 @@ class Objective(Protocol):
     def losses(self, latents: torch.Tensor, conditioning: Conditioning, noising: Noising) -> torch.Tensor:
         """One loss for each of the latents, shape (pictures,), float32.
 
-        All that it is given is on one device, and so is all that it computes: a GPU may be shown a batch once and do
-        the same with others by itself. So nothing here depends on the values of tensors, or is drawn by chance.
+        On a GPU Python carries this out twice for each shape of a batch; then a CUDA graph does the same with other
+        tensors. So nothing here depends on tensors' values, is drawn by chance, is copied from or to the host, or
+        changes from step to step otherwise than by the arguments, which are all on the device.
         """
         ...
 

@@ -104,8 +104,8 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     """How a run is laid out.
 
     Attributes:
-        recorded: whether a device plays recorded passes instead of being told each anew: several times as fast, and
-            what a recording keeps is not there for others, as for a picture of another size or a sample.
+        cuda_graphs: whether a step's passes are captured as CUDA graphs and replayed: much faster where batches are
+            small. The activations of a graph stay its own, beside those of others, as of a sample that is drawn.
         together: whether all parts of the base stay on the device; else those that are not at work wait in the host's
             memory.
         gradient_checkpointing: whether activations are computed again in the backward pass instead of kept; a third
@@ -114,7 +114,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         needed: bytes that it should take.
     """
 
-    recorded: bool
+    cuda_graphs: bool
     together: bool
     gradient_checkpointing: bool
     micro_batch: int
@@ -129,8 +129,8 @@ class Layout(Struct, frozen=True, kw_only=True):
         pixels: of a picture that is trained on.
         drawn_pixels: of the largest picture that is drawn.
         weight_bytes: of a number of the denoiser and the text encoders.
-        on_host: whether the device's memory is the host's, so that moving a part away frees nothing, and nobody waits
-            to be told what to do.
+        on_host: whether the device's memory is the host's, so that moving a part away frees nothing.
+        graphs: whether the device has CUDA graphs.
     """
 
     spec: TrainingSpec
@@ -141,9 +141,12 @@ class Layout(Struct, frozen=True, kw_only=True):
     drawn_pixels: int
     weight_bytes: int
     on_host: bool
+    graphs: bool
 
 
-def layout_of(spec: TrainingSpec, model: MemoryModel, sizes: Sizes, *, weight_bytes: int, on_host: bool) -> Layout:
+def layout_of(
+    spec: TrainingSpec, model: MemoryModel, sizes: Sizes, *, weight_bytes: int, on_host: bool, graphs: bool
+) -> Layout:
     """What a run of this spec asks for."""
     settings, preparation = spec.settings, spec.preparation
     return Layout(
@@ -155,6 +158,7 @@ def layout_of(spec: TrainingSpec, model: MemoryModel, sizes: Sizes, *, weight_by
         drawn_pixels=max(sample.width * sample.height for sample in (spec.sample, *spec.checkpoint_samples)),
         weight_bytes=weight_bytes,
         on_host=on_host,
+        graphs=graphs,
     )
 
 
@@ -190,19 +194,18 @@ def share(plan: MemoryPlan, free: int) -> str:
 
 def plans(layout: Layout) -> Iterator[MemoryPlan]:
     """Every plan for a run, each leaner than the one before, and slower."""
-    together, recompute, rows = True, False, layout.rows
-    if layout.on_host:
-        yield _plan(layout, together, recompute, rows)
-    else:
-        yield _plan(layout, together, recompute, rows, recorded=True)
-        yield _plan(layout, together, recompute, rows)
-        together = False
-        yield _plan(layout, together, recompute, rows)
-    recompute = True
-    yield _plan(layout, together, recompute, rows)
+    rows = layout.rows
+    if layout.graphs:
+        yield _plan(layout, rows, together=True, cuda_graphs=True)
+    yield _plan(layout, rows, together=True)
+    if layout.graphs:
+        yield _plan(layout, rows, together=True, cuda_graphs=True, recompute=True)
+    elif not layout.on_host:
+        yield _plan(layout, rows, together=False)
+    yield _plan(layout, rows, together=layout.on_host, recompute=True)
     while rows > 1:
         rows = -(-rows // 2)
-        yield _plan(layout, together, recompute, rows)
+        yield _plan(layout, rows, together=layout.on_host, recompute=True)
 
 
 def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
@@ -219,20 +222,23 @@ def measure_sizes(base: Path, model: MemoryModel) -> Sizes:
     return Sizes(*(number or beside * part.parameters // max(1, lacking) for part, number in found))
 
 
-def _plan(layout: Layout, together: bool, recompute: bool, rows: int, *, recorded: bool = False) -> MemoryPlan:
+def _plan(
+    layout: Layout, rows: int, *, together: bool, cuda_graphs: bool = False, recompute: bool = False
+) -> MemoryPlan:
     activations = _activation_bytes(layout, recompute, rows)
     training = _resting_bytes(layout, together) + _lora_bytes(layout) + activations
-    needed = max(training, _drawing_bytes(layout, together))
-    if recorded:
-        needed += activations
-    if layout.on_host:
-        needed += LIBRARIES
+    drawing = _drawing_bytes(layout, together)
+    if cuda_graphs:
+        drawing += activations
+        if layout.spec.preparation.buckets:
+            # The first pass of a batch of another size is no graph's.
+            training += activations
     return MemoryPlan(
-        recorded=recorded,
+        cuda_graphs=cuda_graphs,
         together=together,
         gradient_checkpointing=recompute,
         micro_batch=rows,
-        needed=needed,
+        needed=max(training, drawing) + (LIBRARIES if layout.on_host else 0),
     )
 
 

@@ -26,11 +26,16 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=weight_dtype(device) is torch.bfloat16)
 
 
-def work_deterministically(device: torch.device) -> None:
-    """Equal runs on the CPU give equal bytes; elsewhere it is as near as the device's kernels allow."""
+def use_device(device: torch.device) -> None:
+    """Have torch work on a device, deterministically: equal runs on the CPU give equal bytes. Elsewhere torch is asked
+    for the same, but some kernels have no such form.
+    """
+    if device.type == "cuda":
+        # What names no device, as a CUDA graph's stream, is of the current one.
+        torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     # It also fills memory before it is first written, for programs that read it before.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] # Is made when it is imported.
-    # Of the kernels for attention these alone sum gradients in an order of their own. (And FLUX.1's backward pass ended
-    # in them with an illegal access, with torch 2.11 on an H200.)
+    # FLUX.1's backward pass ended in these kernels for attention with an illegal access (torch 2.11, H200), and they
+    # can't work deterministically.
     torch.backends.cuda.enable_cudnn_sdp(False)

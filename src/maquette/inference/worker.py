@@ -8,8 +8,6 @@ import logging
 import socket
 from pathlib import Path
 
-import torch
-
 from maquette.core.basefolder import BrokenBase
 from maquette.core.drawing import (
     PROTOCOL,
@@ -34,7 +32,8 @@ from maquette.families.base import (
     Unsupported,
 )
 from maquette.families.environment import library_versions
-from maquette.families.precision import work_deterministically
+from maquette.families.out_of_memory import is_out_of_memory
+from maquette.families.precision import use_device
 from maquette.inference.channel import Channel, HungUp
 from maquette.inference.device import device_kind, usable_device
 from maquette.inference.pictures import decoded, difference, encoded
@@ -50,13 +49,9 @@ REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
     (Unsupported, Refusal.UNSUPPORTED),
     (BadPicture, Refusal.BAD_PICTURE),
     (NotFinite, Refusal.NOT_FINITE),
-    (torch.OutOfMemoryError, Refusal.OUT_OF_MEMORY),
     (MemoryError, Refusal.OUT_OF_MEMORY),
 )
 """What each error means to the server; the first that fits counts, and all others are INTERNAL."""
-
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""By this name only can the CPU allocator's error be told from other RuntimeErrors."""
 
 SLACK = 128 * 1024 * 1024
 """Bytes of device memory that libraries may keep as a workspace when all else is gone."""
@@ -140,7 +135,7 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
     """
     place = usable_device(device)
     # As the trainer works: its sample must come out again.
-    work_deterministically(place)
+    use_device(place)
     worker, channel = kind(Residents(place, most=bases, lora_bytes=lora_bytes)), Channel(connection)
     try:
         channel.send(Ready(protocol=PROTOCOL, device=device_kind(place), versions=library_versions()))
@@ -156,7 +151,7 @@ def serve(connection: socket.socket, *, device: str, lora_bytes: int, bases: int
 
 def refusal(error: Exception) -> Refusal:
     """What an error means to the server."""
-    if isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error):
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
         return Refusal.OUT_OF_MEMORY
     return next((reason for kind, reason in REFUSALS if isinstance(error, kind)), Refusal.INTERNAL)
 

@@ -16,7 +16,7 @@ from maquette.core.weights import LoraLayout
 from maquette.families.base import Adapters, Conditioning, Noising, Objective, Part, load_family
 from maquette.families.environment import library_versions
 from maquette.families.pixels import write_png
-from maquette.families.precision import mixed_precision, work_deterministically
+from maquette.families.precision import mixed_precision, use_device
 from maquette.families.registry import load_spec
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
@@ -26,12 +26,12 @@ from maquette.trainer.divergence import step_back, trouble_with_state, trouble_w
 from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.export import export_kohya, export_lora, file_record, lora_header
 from maquette.trainer.failures import StopRequested
+from maquette.trainer.graphs import ForwardBackward, GraphedPass
 from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter, memory_errors, peak_told, plan_run, recompute_activations
 from maquette.trainer.optim import MAX_GRAD_NORM, build_lr_scheduler, build_optimizer, used_rate
 from maquette.trainer.preparing import open_store, prepare, tell_cut_captions
 from maquette.trainer.randomness import Randomness
-from maquette.trainer.recording import Pass, RecordedPass
 from maquette.trainer.residency import Residency
 from maquette.trainer.sampling import class_examples, draw_sample
 
@@ -49,7 +49,7 @@ def run(attempt: Attempt) -> None:
     training, reporter = attempt.training, attempt.reporter
     settings = training.settings
     device = torch.device(attempt.spec.device)
-    work_deterministically(device)
+    use_device(device)
     # What there is to go on from, as far as its files tell; `keeper.resume` puts it to the proof.
     newest = checkpoint.newest(attempt.directory, training)
     done = checkpoint.step_of(newest) if newest else 0
@@ -111,9 +111,10 @@ def run(attempt: Attempt) -> None:
         )
         # From the newest checkpoint whose probe, a loss that was recorded with it, comes out again; or from the start.
         keeper.resume(state)
-        step_pass: Pass = partial(forward_backward, objective)
-        if plan.recorded:
-            step_pass = RecordedPass(step_pass, list(state.parameters.values()))
+        step_pass: ForwardBackward = partial(forward_backward, objective)
+        if plan.cuda_graphs:
+            # Python launches kernels more slowly than a fast GPU runs them.
+            step_pass = GraphedPass(step_pass, list(state.parameters.values()))
         train(attempt, state, examples, objective, step_pass, keeper, meter, micro_batch=plan.micro_batch)
 
         reporter.phase(Phase.SAMPLE)
@@ -128,7 +129,7 @@ def train(
     state: TrainingState,
     examples: EncodedExamples,
     objective: Objective,
-    step_pass: Pass,
+    step_pass: ForwardBackward,
     keeper: Keeper,
     meter: PeakMeter,
     *,
@@ -140,7 +141,7 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
-        step_pass: `forward_backward` of the objective, or a recording of it.
+        step_pass: `forward_backward` of the objective, as it is or as a CUDA graph.
         micro_batch: rows shown at once, at most; the gradients of a larger batch are accumulated. Whatever it is, a
             step's gradient is that of its whole batch, but for the rounding of its sums.
 
@@ -205,7 +206,7 @@ def train(
 
 
 def accumulate_gradients(
-    step_pass: Pass,
+    step_pass: ForwardBackward,
     examples: EncodedExamples,
     shown: Iterable[Shown],
     loss_weights: Sequence[float],
@@ -231,7 +232,8 @@ def forward_backward(
     """Forward and backward pass of some pictures; the sum of their losses with these weights (pictures,).
 
     A further term of the loss goes into the family's objective where it needs what the denoiser said, and else here,
-    beside the pictures' losses. All is on the device, and stays there, see `trainer.recording`.
+    beside the pictures' losses. On a GPU Python carries this out but twice for each shape of a batch, and a CUDA graph
+    from then on: what changes from step to step comes in as a tensor on the device (`trainer.graphs`).
     """
     with mixed_precision(latents.device):
         losses = objective.losses(latents, conditioning, noising)

@@ -25,12 +25,11 @@ from maquette.families.memory import (
     measure_sizes,
     share,
 )
+from maquette.families.out_of_memory import is_out_of_memory
 from maquette.families.precision import weight_dtype
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.failures import RunFailed
 
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
-"""By this name only can the CPU allocator's error be told from other RuntimeErrors."""
 MEMINFO = Path("/proc/meminfo")
 GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 GROUP_USE = Path("/sys/fs/cgroup/memory.current")
@@ -46,7 +45,14 @@ def plan_run(attempt: Attempt, model: MemoryModel, device: torch.device) -> Memo
     spec, free = attempt.spec, free_bytes(device)
     dtype = weight_dtype(device)
     sizes = _sizes(Path(spec.base_path), model)
-    layout = layout_of(spec.training, model, sizes, weight_bytes=dtype.itemsize, on_host=device.type == "cpu")
+    layout = layout_of(
+        spec.training,
+        model,
+        sizes,
+        weight_bytes=dtype.itemsize,
+        on_host=device.type == "cpu",
+        graphs=device.type == "cuda",
+    )
     try:
         plan = choose(layout, free, leaner=spec.leaner)
     except NothingLeaner as error:
@@ -62,7 +68,7 @@ def plan_run(attempt: Attempt, model: MemoryModel, device: torch.device) -> Memo
             gradient_checkpointing=plan.gradient_checkpointing,
             micro_batch=plan.micro_batch,
             parts_in_turn=not plan.together,
-            recorded=plan.recorded,
+            cuda_graphs=plan.cuda_graphs,
             needed_bytes=plan.needed,
             free_bytes=free,
             why=_why(plan, free, layout.rows, spec.leaner),
@@ -128,10 +134,8 @@ def memory_errors(device: torch.device) -> Generator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error
-    except RuntimeError as error:
-        if CPU_OUT_OF_MEMORY not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise RunFailed(Reason.OUT_OF_MEMORY, f"{device} ran out of memory: {error}") from error
 
@@ -150,8 +154,8 @@ def _why(plan: MemoryPlan, free: int, rows: int, leaner: int) -> str:
         said.append("which is too much by that estimate, and tried all the same, since no plan takes less")
     if leaner:
         said.append("leaner than must be by that estimate, since an earlier attempt ran out of memory")
-    if plan.recorded:
-        said.append("passes are recorded and played again")
+    if plan.cuda_graphs:
+        said.append("steps are replayed as CUDA graphs")
     if not plan.together:
         said.append("parts of the base take turns")
     if plan.gradient_checkpointing:

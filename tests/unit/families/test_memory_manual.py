@@ -22,7 +22,8 @@ def ladder(family: str, *, side: int) -> list[MemoryPlan]:
         sample=replace(spec.sample, width=side, height=side),
     )
     model = load_spec(family).memory
-    return list(plans(layout_of(spec, model, model.published_sizes, weight_bytes=BFLOAT16, on_host=False)))
+    sizes = model.published_sizes
+    return list(plans(layout_of(spec, model, sizes, weight_bytes=BFLOAT16, on_host=False, graphs=True)))
 
 
 def row(family: str, side: int) -> str:

@@ -1,4 +1,7 @@
-"""A pass that a GPU plays again does what the pass itself does."""
+"""A CUDA graph does what the pass that was captured does.
+
+On a machine with a GPU these are real ones, and elsewhere tapes, which keep to the same rules.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,21 +10,36 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch.nn import Linear, Parameter
 
 from maquette.families.base import Adapters, Conditioning, Noising, Objective, load_family
+from maquette.families.precision import use_device
 from maquette.families.registry import FAMILIES
 from maquette.testing.conformance import SETTINGS
+from maquette.testing.tape import Tape, taping
 from maquette.testing.tiny_bases import TINY_BASES
-from maquette.trainer import recording
+from maquette.trainer import graphs
+from maquette.trainer.graphs import GraphedPass, NotCapturable
 from maquette.trainer.loop import forward_backward
 from maquette.trainer.memory import recompute_activations
-from maquette.trainer.recording import RecordedPass
 
 pytestmark = pytest.mark.torch
 
-PROMPTS = ("a red disc", "a green disc", "nothing")
+PROMPTS = ("a red disc", "a green disc")
 SIDES = (8, 16)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.device_count() - 1)
+        use_device(device)
+        return device
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
+    monkeypatch.setattr(torch.cuda, "graph", taping)
+    return torch.device("cpu")
 
 
 class Model:
@@ -60,12 +78,12 @@ def batch(device: torch.device, seed: int, rows: int = 4) -> tuple[torch.Tensor,
     return x, {"target": target}
 
 
-class TestPlaying:
+class TestReplaying:
     def test_it_answers_and_learns_what_the_pass_would(self, model: Model, device: torch.device) -> None:
-        recorded = RecordedPass(model, model.parameters)
+        graphed = GraphedPass(model, model.parameters)
         for seed in range(5):
             model.forget_gradients()
-            loss = recorded(*batch(device, seed))
+            loss = graphed(*batch(device, seed))
             found = model.gradients()
             model.forget_gradients()
             assert torch.equal(loss, model(*batch(device, seed)))
@@ -73,21 +91,34 @@ class TestPlaying:
 
     def test_parts_of_one_step_add_up(self, model: Model, device: torch.device) -> None:
         """Of two shapes in turns, the way a batch of pictures of several sizes is shown."""
-        recorded = RecordedPass(model, model.parameters)
+        graphed = GraphedPass(model, model.parameters)
         parts = [(seed, rows) for seed in range(4) for rows in (4, 3)]
         for part in parts:
-            recorded(*batch(device, *part))
+            graphed(*batch(device, *part))
         model.forget_gradients()
-        losses = [recorded(*batch(device, *part)) for part in parts]
+        losses = [graphed(*batch(device, *part)) for part in parts]
         found = model.gradients()
         model.forget_gradients()
         assert torch.equal(torch.stack(losses), torch.stack([model(*batch(device, *part)) for part in parts]))
         torch.testing.assert_close(found, model.gradients())
 
-    def test_recording_keeps_the_gradients_of_before(self, model: Model, device: torch.device) -> None:
-        recorded = RecordedPass(model, model.parameters)
-        recorded(*batch(device, 1))
-        recorded(*batch(device, 2))
+    def test_a_shape_that_comes_again_in_a_step_adds_up(self, model: Model, device: torch.device) -> None:
+        graphed = GraphedPass(model, model.parameters)
+        for seed in range(2):
+            graphed(*batch(device, seed))
+        model.forget_gradients()
+        for seed in range(3):
+            graphed(*batch(device, seed))
+        found = model.gradients()
+        model.forget_gradients()
+        for seed in range(3):
+            model(*batch(device, seed))
+        torch.testing.assert_close(found, model.gradients())
+
+    def test_capturing_keeps_the_gradients_of_before(self, model: Model, device: torch.device) -> None:
+        graphed = GraphedPass(model, model.parameters)
+        graphed(*batch(device, 1))
+        graphed(*batch(device, 2))
         found = model.gradients()
         model.forget_gradients()
         model(*batch(device, 1))
@@ -96,11 +127,11 @@ class TestPlaying:
 
     def test_what_its_arguments_were_computed_from_learns_too(self, model: Model, device: torch.device) -> None:
         before = Linear(8, 8, device=device)
-        recorded = RecordedPass(model, model.parameters)
+        graphed = GraphedPass(model, model.parameters)
         for seed in range(4):
             x, named = batch(device, seed)
             found: list[torch.Tensor | None] = []
-            for through in (recorded, model):
+            for through in (graphed, model):
                 model.forget_gradients()
                 before.zero_grad()
                 through(before(x), named)
@@ -110,30 +141,62 @@ class TestPlaying:
             assert found[0].any()
 
     def test_a_step_changes_what_the_next_one_sees(self, model: Model, device: torch.device) -> None:
-        recorded = RecordedPass(model, model.parameters)
+        graphed = GraphedPass(model, model.parameters)
         optimizer = torch.optim.SGD(model.parameters, lr=0.1)
         losses: list[float] = []
         for _ in range(20):
             optimizer.zero_grad()
-            losses.append(recorded(*batch(device, 1)).item())
+            losses.append(graphed(*batch(device, 1)).item())
             optimizer.step()
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < losses[0] / 2
 
     def test_python_takes_part_twice_for_each_shape(self, model: Model, device: torch.device) -> None:
-        recorded = RecordedPass(model, model.parameters)
+        graphed = GraphedPass(model, model.parameters)
         for rows in (4, 3) * 5:
-            recorded(*batch(device, 1, rows))
+            graphed(*batch(device, 1, rows))
         assert model.calls == 4
 
-    def test_of_too_many_shapes_some_are_not_recorded(
+    def test_of_too_many_shapes_some_are_not_graphed(
         self, model: Model, device: torch.device, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(recording, "MOST", 1)
-        recorded = RecordedPass(model, model.parameters)
+        monkeypatch.setattr(graphs, "MAX_GRAPHS", 1)
+        graphed = GraphedPass(model, model.parameters)
         for rows in (4, 3) * 5:
-            recorded(*batch(device, 1, rows))
+            graphed(*batch(device, 1, rows))
         assert model.calls == 2 + 5
+
+
+class TestWhatCanNotBeCaptured:
+    def test_it_is_told_what_the_pass_must_not_do(self, model: Model, device: torch.device) -> None:
+        def reading(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
+            return model(x * x.mean().item(), named)
+
+        graphed = GraphedPass(reading, model.parameters)
+        graphed(*batch(device, 1))
+        with pytest.raises(NotCapturable, match=r"can't be captured as a CUDA graph .* comes in as a tensor"):
+            graphed(*batch(device, 1))
+
+    @pytest.mark.parametrize(
+        "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+    )
+    def test_memory_that_runs_out_is_told_as_such(
+        self, model: Model, device: torch.device, error: RuntimeError
+    ) -> None:
+        """Also where an error of what is left half captured takes its place."""
+
+        def failing(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
+            if model.calls:
+                try:
+                    raise error
+                finally:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+            return model(x, named)
+
+        graphed = GraphedPass(failing, model.parameters)
+        graphed(*batch(device, 1))
+        with pytest.raises(torch.OutOfMemoryError):
+            graphed(*batch(device, 1))
 
 
 @dataclass
@@ -154,12 +217,11 @@ class Training:
         return forward_backward(self.objective, latents, told, noising, weights)
 
     def batches(self, device: torch.device) -> Iterator[tuple[Any, ...]]:
-        """Three of each shape."""
+        """Three of each shape, with what text encoders with a LoRA say of prompts."""
         random = torch.Generator().manual_seed(4)
-        with torch.no_grad():
-            told = self.pipeline.encode_prompts(PROMPTS[:2])
         for _ in range(3):
             for side in SIDES:
+                told = self.pipeline.encode_prompts(PROMPTS)
                 latents = torch.randn(2, self.pipeline.latent_channels, side, side, generator=random)
                 noising = self.objective.noising(latents, random)
                 moved = Noising(*(drawn.to(device) for drawn in noising))
@@ -172,7 +234,7 @@ def training(request: pytest.FixtureRequest, device: torch.device, tmp_path: Pat
     pipeline = family.pipeline.load(TINY_BASES.load(request.param).build(tmp_path / "base"), device)
     torch.manual_seed(2)
     adapters = family.adapters(pipeline)
-    adapters.attach(SETTINGS)
+    adapters.attach(replace(SETTINGS, train_text_encoder=True))
     with torch.no_grad():
         for parameter in adapters.parameters().values():
             # A LoRA that is nothing yet has no gradients in half of its matrices.
@@ -184,15 +246,16 @@ def training(request: pytest.FixtureRequest, device: torch.device, tmp_path: Pat
 def test_a_family_learns_the_same(training: Training, device: torch.device, *, recomputed: bool) -> None:
     if recomputed:
         recompute_activations(training.pipeline)
-    recorded = RecordedPass(training.through, training.parameters)
-    for arguments in training.batches(device):
+    graphed = GraphedPass(training.through, training.parameters)
+    batches = zip(training.batches(device), training.batches(device), strict=True)
+    for pair in batches:
         results: list[tuple[torch.Tensor, list[torch.Tensor | None]]] = []
-        for through in (recorded, training.through):
+        for through, arguments in zip((graphed, training.through), pair, strict=True):
             for parameter in training.parameters:
                 parameter.grad = None
             loss = through(*arguments)
             results.append((loss, [parameter.grad for parameter in training.parameters]))
         (loss, gradients), (expected_loss, expected) = results
         torch.testing.assert_close(loss, expected_loss)
-        assert any(gradient is not None and gradient.any() for gradient in gradients)
+        assert all(gradient is not None and gradient.any() for gradient in gradients)
         torch.testing.assert_close(gradients, expected)
