@@ -62,20 +62,19 @@ def learned(directory: RunDirectory) -> str:
     return file_sha256(directory.output / "lora.safetensors")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"train_batch_size": 2, "with_prior_preservation": True, "optimizer": Optimizer.PRODIGY},
-        {"train_text_encoder": True, "caption_dropout": 0.3},
-    ],
-    ids=["class pictures and Prodigy", "text encoders"],
-)
 @pytest.mark.parametrize("family", FAMILIES.own_names())
 def test_a_run_with_graphs_leaves_the_bytes_of_one_without(
-    family: str, settings: dict[str, Any], tmp_path: Path, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of pictures in two sizes, and with samples drawn between."""
+    """Of pictures in two sizes and class pictures, text encoders that train, and samples drawn between."""
     base = TINY_BASES.load(family).build(tmp_path / "base")
+    settings: dict[str, Any] = {
+        "train_batch_size": 2,
+        "train_text_encoder": True,
+        "with_prior_preservation": True,
+        "optimizer": Optimizer.PRODIGY,
+        "caption_dropout": 0.3,
+    }
     runs = [
         make_run(tmp_path / name, base, pictures=3, checkpoint_every=4, max_train_steps=8, **settings)
         for name in ("plain", "graphed")
