@@ -16,7 +16,7 @@ from maquette.core.processes import is_alive
 from maquette.core.progress import Stopped, TrainerMessage
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 PATIENCE = 180
 PAST_THE_FIRST_CHECKPOINT = 7
@@ -91,7 +91,6 @@ def test_a_killed_server_goes_on_after_its_restart(
     assert resumed_from(client, task_id) == [None], "the running attempt was not adopted"
 
 
-@pytest.mark.slow
 def test_server_and_trainer_killed_together_resume_after_the_restart(
     server: ServerProcess, client: Client, start: Start, undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -105,7 +104,6 @@ def test_server_and_trainer_killed_together_resume_after_the_restart(
     assert len(resumed_from(client, task_id)) == 2
 
 
-@pytest.mark.slow
 def test_stopping_everything_as_the_manual_says_loses_no_step(
     server: ServerProcess, client: Client, start: Start, undisturbed: bytes, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from maquette.client.records import ImageTask, TaskDetail
 from maquette.core.image_specs import LoraChoice, TextToImage
 from maquette.core.lifecycle import ImageStatus
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 PATIENCE = 240
 QUEUED = 20
