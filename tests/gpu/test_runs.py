@@ -139,7 +139,8 @@ def test_parts_in_turn_leave_no_other_on_the_device(
                     for part, models in self._pipeline.modules.items()
                 }
             )
-            assert all(places == ({"cuda"} if part in parts else {"cpu"}) for part, places in seen[-1].items())
+            # Some families have no encoders of one kind.
+            assert all(places <= ({"cuda"} if part in parts else {"cpu"}) for part, places in seen[-1].items())
 
     monkeypatch.setattr(loop, "plan_run", lambda *asked: replace(plan_run(*asked), together=False, cuda_graphs=False))
     monkeypatch.setattr(loop, "Residency", Watched)

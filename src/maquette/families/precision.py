@@ -30,8 +30,8 @@ def use_device(device: torch.device) -> None:
     """Have torch work on a device, deterministically: equal runs on the CPU give equal bytes. Elsewhere torch is asked
     for the same, but some kernels have no such form.
     """
-    if device.type == "cuda":
-        # What names no device, as a CUDA graph's stream, is of the current one.
+    if device.type == "cuda" and device.index is not None:  # pyright: ignore[reportUnnecessaryComparison] # Is None where none is named.
+        # What names no device, as a CUDA graph's stream, is of the current one, and so is "cuda" without a number.
         torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     # It also fills memory before it is first written, for programs that read it before.

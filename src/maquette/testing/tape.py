@@ -12,6 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+ADVICE = "\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+"""Lines of it end what CUDA says."""
+
 
 class Operation(NamedTuple):
     """An operation with what it was given and where its results are."""
@@ -45,6 +48,7 @@ class _Taping(TorchDispatchMode):
         super().__init__()
         self._tape = tape
         self._before = list[tuple[torch.Tensor, torch.Tensor]]()
+        self.failed = False
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -55,7 +59,8 @@ class _Taping(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            self.failed = True
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing{ADVICE}")
         for written, value in zip(func._schema.arguments, args, strict=False):
             if written.is_write and isinstance(value, torch.Tensor):
                 self._before.append((value.detach(), value.detach().clone()))
@@ -68,9 +73,13 @@ class _Taping(TorchDispatchMode):
 def taping(tape: Tape, pool: object) -> Generator[None]:  # noqa: ARG001 - the real one's argument
     """Stands in for `torch.cuda.graph`."""
     mode = _Taping(tape)
-    with mode:
-        yield
-    mode.undo()
+    try:
+        with mode:
+            yield
+    finally:
+        mode.undo()
+        if mode.failed:
+            raise RuntimeError(f"CUDA error: operation failed due to a previous error during capture{ADVICE}")
 
 
 def _bare(value: Any) -> Any:

@@ -113,8 +113,8 @@ class GraphedPass:
             if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(f"while a CUDA graph was captured: {error}") from error
             raise NotCapturable(
-                f"a forward and backward pass can't be captured as a CUDA graph ({error}); what it takes from the host,"
-                f" decides by tensors' values or draws by chance {OUTSIDE}"
+                f"a forward and backward pass can't be captured as a CUDA graph ({_cause(error)}); what it takes from"
+                f" the host, decides by tensors' values or draws by chance {OUTSIDE}"
             ) from error
         return Graph(graph, inputs, loss)
 
@@ -130,3 +130,10 @@ class GraphedPass:
                 [given[number] for number in needing], [captured.inputs[number].grad for number in needing]
             )
         return captured.loss.clone()
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first, in a line: of what is left half captured CUDA says no more than that something did."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]

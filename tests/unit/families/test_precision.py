@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maquette.families.precision import NOWHERE, mixed_precision, weight_dtype
+from maquette.families.precision import NOWHERE, mixed_precision, use_device, weight_dtype
 
 pytestmark = pytest.mark.torch
 
@@ -31,3 +31,11 @@ def test_a_cpu_works_in_float32() -> None:
     assert weight_dtype(CPU) is torch.float32
     with mixed_precision(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
+
+
+def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    for device in (torch.device("cuda"), CUDA, CPU):
+        use_device(device)
+    assert made_current == [CUDA]

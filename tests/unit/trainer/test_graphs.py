@@ -28,6 +28,9 @@ pytestmark = pytest.mark.torch
 
 PROMPTS = ("a red disc", "a green disc")
 SIDES = (8, 16)
+ROUNDING = 0.05
+"""Of the largest gradient: on a GPU attention adds up in no fixed order, in bfloat16."""
+SAID = r"^a forward .* graph \(CUDA error: operation not permitted when stream is capturing\); .* comes in as a tensor"
 
 
 @pytest.fixture
@@ -167,38 +170,6 @@ class TestReplaying:
         assert model.calls == 2 + 5
 
 
-class TestWhatCanNotBeCaptured:
-    def test_it_is_told_what_the_pass_must_not_do(self, model: Model, device: torch.device) -> None:
-        def reading(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
-            return model(x * x.mean().item(), named)
-
-        graphed = GraphedPass(reading, model.parameters)
-        graphed(*batch(device, 1))
-        with pytest.raises(NotCapturable, match=r"can't be captured as a CUDA graph .* comes in as a tensor"):
-            graphed(*batch(device, 1))
-
-    @pytest.mark.parametrize(
-        "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
-    )
-    def test_memory_that_runs_out_is_told_as_such(
-        self, model: Model, device: torch.device, error: RuntimeError
-    ) -> None:
-        """Also where an error of what is left half captured takes its place."""
-
-        def failing(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
-            if model.calls:
-                try:
-                    raise error
-                finally:
-                    raise RuntimeError("operation failed due to a previous error during capture")
-            return model(x, named)
-
-        graphed = GraphedPass(failing, model.parameters)
-        graphed(*batch(device, 1))
-        with pytest.raises(torch.OutOfMemoryError):
-            graphed(*batch(device, 1))
-
-
 @dataclass
 class Training:
     """A LoRA that trains on a family's tiny base."""
@@ -257,5 +228,43 @@ def test_a_family_learns_the_same(training: Training, device: torch.device, *, r
             results.append((loss, [parameter.grad for parameter in training.parameters]))
         (loss, gradients), (expected_loss, expected) = results
         torch.testing.assert_close(loss, expected_loss)
-        assert all(gradient is not None and gradient.any() for gradient in gradients)
-        torch.testing.assert_close(gradients, expected)
+        rounding = ROUNDING if device.type == "cuda" else 0
+        for gradient, other in zip(gradients, expected, strict=True):
+            assert gradient is not None
+            assert other is not None
+            assert other.any()
+            assert (gradient - other).abs().max() <= rounding * other.abs().max()
+
+
+class TestWhatCanNotBeCaptured:
+    @pytest.mark.parametrize(
+        "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+    )
+    def test_memory_that_runs_out_is_told_as_such(
+        self, model: Model, device: torch.device, error: RuntimeError
+    ) -> None:
+        """Also where an error of what is left half captured takes its place."""
+
+        def failing(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
+            if model.calls:
+                try:
+                    raise error
+                finally:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+            return model(x, named)
+
+        graphed = GraphedPass(failing, model.parameters)
+        graphed(*batch(device, 1))
+        with pytest.raises(torch.OutOfMemoryError):
+            graphed(*batch(device, 1))
+
+    def test_it_is_told_what_the_pass_must_not_do(self, model: Model, device: torch.device) -> None:
+        """Last of all: behind such a capture torch's random source of the device is no longer of use (2.11)."""
+
+        def reading(x: torch.Tensor, named: dict[str, torch.Tensor]) -> torch.Tensor:
+            return model(x * x.mean().item(), named)
+
+        graphed = GraphedPass(reading, model.parameters)
+        graphed(*batch(device, 1))
+        with pytest.raises(NotCapturable, match=SAID):
+            graphed(*batch(device, 1))
