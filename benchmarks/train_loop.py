@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,24 @@ class Subject:
 
 def main() -> int:
     """Measure, print, and write the figures where asked to; 0 if the bar was met, or where it does not hold."""
+    arguments = parse()
+    diffusers.utils.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as name:
+        subject = make_subject(Path(name), arguments)
+        found = {"plain": measure(subject, arguments, compiled=False)}
+        if arguments.compile:
+            found["compiled"] = measure(subject, arguments, compiled=True)
+    figures = told_of_all(subject, arguments, found)
+    for how in found:
+        show(figures, how)
+    if arguments.record:
+        target = RESULTS / f"train_loop_{subject.family}_{figures['shape']}_{subject.device.type}.json"
+        target.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0 if subject.device.type != "cpu" or figures["plain"]["ratio"] >= BAR else 1
+
+
+def parse() -> argparse.Namespace:
+    """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help=f"write the figures to {RESULTS.name}/")
     parser.add_argument("--family", choices=FAMILIES.names(), default="sd15", help="which family (default: sd15)")
@@ -127,41 +145,47 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each loop (default: 5)")
     parser.add_argument("--steps", type=int, default=40, help="steps a turn (default: 40)")
     parser.add_argument("--compile", action="store_true", help="measure with compiled blocks too")
-    arguments = parser.parse_args()
-    diffusers.utils.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as name:
-        subject = make_subject(Path(name), arguments)
-        ways = [False, *([True] if arguments.compile else [])]
-        found = {compiled: measure(subject, arguments, compiled=compiled) for compiled in ways}
-    shape = "real" if arguments.real else "small"
-    rate = matrix_rate(subject.device) if subject.device.type == "cuda" else None
-    operations = found[False][0].operations
-    figures: dict[str, Any] = {
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------------------------------ what is told
+
+
+def told_of_all(
+    subject: Subject, arguments: argparse.Namespace, found: Mapping[str, tuple[Figures, Figures]]
+) -> dict[str, Any]:
+    """The figures of both loops, ours first, for each way that they were measured in, and on what."""
+    device = subject.device
+    on_gpu = device.type == "cuda"
+    operations = found["plain"][0].operations
+    rate = matrix_rate(device) if on_gpu else None
+    return {
         "machine": machine("torch", "diffusers", "peft", "accelerate")
-        | ({"device": torch.cuda.get_device_name(subject.device)} if subject.device.type == "cuda" else {}),
-        "family": arguments.family,
-        "shape": shape,
-        "side": arguments.side,
+        | ({"device": torch.cuda.get_device_name(device)} if on_gpu else {}),
+        "family": subject.family,
+        "shape": "real" if arguments.real else "small",
+        "side": subject.side,
         "batch": arguments.batch,
         "rank": RANK,
         "operations_a_step": operations,
         "matrix_operations_a_second": rate,
-    }
-    for compiled, (ours, theirs) in found.items():
-        how = "compiled" if compiled else "plain"
-        figures[how] = {
+    } | {
+        how: {
             "ours": told(ours, operations, rate),
             "plain_loop": told(theirs, operations, rate),
-            **compared(ours, theirs, in_turns=subject.device.type == "cpu"),
+            **compared(ours, theirs, in_turns=not on_gpu),
         }
-        print(f"{arguments.family}, {shape}, at {arguments.side}, batch {arguments.batch}, {arguments.device}, {how}:")
-        for loop_name in ("ours", "plain_loop"):
-            print("  " + line(loop_name, figures[how][loop_name]))
-        print(f"  ours over the plain loop: {figures[how]['ratio']:.2f} times the steps a second (bar {BAR})")
-    if arguments.record:
-        target = RESULTS / f"train_loop_{arguments.family}_{shape}_{subject.device.type}.json"
-        target.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0 if subject.device.type != "cpu" or figures["plain"]["ratio"] >= BAR else 1
+        for how, (ours, theirs) in found.items()
+    }
+
+
+def show(figures: Mapping[str, Any], how: str) -> None:
+    """Print both loops' figures for one way."""
+    on = figures["machine"].get("device", "CPU")
+    print(f"{figures['family']}, {figures['shape']}, at {figures['side']}, batch {figures['batch']}, {on}, {how}:")
+    for loop_name in ("ours", "plain_loop"):
+        print("  " + line(loop_name, figures[how][loop_name]))
+    print(f"  ours over the plain loop: {figures[how]['ratio']:.2f} times the steps a second (bar {BAR})")
 
 
 def compared(ours: Figures, theirs: Figures, *, in_turns: bool) -> dict[str, float]:
