@@ -53,7 +53,6 @@ from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.checkpoint import TrainingState
 from maquette.trainer.evaluation import Evaluation
-from maquette.trainer.graphs import ForwardBackward, GraphedPass
 from maquette.trainer.keeping import Keeper
 from maquette.trainer.memory import PeakMeter
 from maquette.trainer.preparing import open_store, prepare
@@ -309,11 +308,9 @@ def our_loop(subject: Subject, batch: int, steps: int, *, compiled: bool) -> Ite
         figures.before = time.perf_counter() - began
         state = fresh_state(family, pipeline, run, Randomness(settings.seed, PICTURES, 0, device))
         objective = family.objective(pipeline, settings)
-        step_pass: ForwardBackward = partial(loop.forward_backward, objective)
-        figures.operations = count_operations(step_pass, examples, objective, batch, device)
+        step_pass = loop.build_pass(objective, state, graphed=device.type == "cuda")
+        figures.operations = count_operations(examples, objective, batch, device)
         state.optimizer.zero_grad()
-        if device.type == "cuda":
-            step_pass = GraphedPass(step_pass, list(state.parameters.values()))
         evaluation = Evaluation(examples, objective, (), settings.seed, device)
         meter = PeakMeter(device)
 
@@ -446,14 +443,12 @@ def targets(family: str, parts: Any) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- operations
 
 
-def count_operations(
-    step_pass: ForwardBackward, examples: EncodedExamples, objective: Objective, batch: int, device: torch.device
-) -> int:
+def count_operations(examples: EncodedExamples, objective: Objective, batch: int, device: torch.device) -> int:
     """Of one step's forward and backward pass, as their shapes say."""
     (shown,) = examples.show(range(batch), objective, torch.Generator().manual_seed(1))
     counter = FlopCounterMode(display=False)
     with counter:
-        step_pass(*examples.batch(shown, device), torch.ones(batch, device=device))
+        loop.forward_backward(objective, *examples.batch(shown, device), torch.ones(batch, device=device))
     return counter.get_total_flops()
 
 

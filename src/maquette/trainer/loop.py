@@ -111,10 +111,7 @@ def run(attempt: Attempt) -> None:
         )
         # From the newest checkpoint whose probe, a loss that was recorded with it, comes out again; or from the start.
         keeper.resume(state)
-        step_pass: ForwardBackward = partial(forward_backward, objective)
-        if plan.cuda_graphs:
-            # Python launches kernels more slowly than a fast GPU runs them.
-            step_pass = GraphedPass(step_pass, list(state.parameters.values()))
+        step_pass = build_pass(objective, state, graphed=plan.cuda_graphs)
         train(attempt, state, examples, objective, step_pass, keeper, meter, micro_batch=plan.micro_batch)
 
         reporter.phase(Phase.SAMPLE)
@@ -141,7 +138,7 @@ def train(
     weight (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242, equation 2).
 
     Args:
-        step_pass: `forward_backward` of the objective, as it is or as a CUDA graph.
+        step_pass: see `build_pass`.
         micro_batch: rows shown at once, at most; the gradients of a larger batch are accumulated. Whatever it is, a
             step's gradient is that of its whole batch, but for the rounding of its sums.
 
@@ -220,6 +217,12 @@ def accumulate_gradients(
             weights = torch.tensor([loss_weights[place] for place in part.places], device=device)
             loss += step_pass(*examples.batch(part, device), weights)
     return loss
+
+
+def build_pass(objective: Objective, state: TrainingState, *, graphed: bool) -> ForwardBackward:
+    """`forward_backward` of an objective; as CUDA graphs where Python launches kernels more slowly than they run."""
+    step_pass = partial(forward_backward, objective)
+    return GraphedPass(step_pass, list(state.parameters.values())) if graphed else step_pass
 
 
 def forward_backward(
