@@ -1,5 +1,6 @@
 """Databases for every test: SQLite, and a real PostgreSQL that must start, or the tests fail."""
 
+import os
 import shutil
 from collections.abc import AsyncGenerator, Callable, Generator
 from itertools import count
@@ -10,6 +11,10 @@ import pytest
 from maquette.db.engine import Database, open_database
 from maquette.db.migrate import upgrade
 from maquette.testing.postgres import PostgresServer
+
+# Before torch is imported, and for processes that tests start: what tiny bases compute is too little to be shared, and
+# waiting for another thread takes longer than the work, the more so the busier the cores are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEMPLATE = "template_maquette"
 numbers = count(1)

@@ -13,6 +13,7 @@ from PIL import Image
 from maquette.cli.server_process import MAQUETTE, ServerProcess
 from maquette.client import patience
 from maquette.client.client import Client
+from maquette.core.errors import ErrorReason, MaquetteError
 from maquette.core.specs import DatasetItem, ExpertSetting, TaskType
 from maquette.core.weights import read_header
 
@@ -167,11 +168,13 @@ def test_every_expert_setting_is_an_option(user_environment: dict[str, str]) -> 
         assert f"--{name.replace('_', '-')}" in shown
 
 
-def test_a_revoked_key_opens_nothing(server: ServerProcess, user_environment: dict[str, str]) -> None:
+def test_a_revoked_key_opens_nothing(server: ServerProcess) -> None:
     key = server.command("keys", "create", "--tenant", "shortlived")
-    holder = user_environment | {"MAQUETTE_API_KEY": key}
-    assert maquette(holder, "list").returncode == 0
-    listed = json.loads(server.command("keys", "list", "--json"))
-    (lookup,) = (found["lookup"] for found in listed if found["tenant"] == "shortlived")
-    server.command("keys", "revoke", lookup)
-    assert "INVALID_API_KEY" in maquette(holder, "list").stderr
+    with Client(server.url, key) as holder:
+        assert list(holder.tasks()) == []
+        listed = json.loads(server.command("keys", "list", "--json"))
+        (lookup,) = (found["lookup"] for found in listed if found["tenant"] == "shortlived")
+        server.command("keys", "revoke", lookup)
+        with pytest.raises(MaquetteError) as refused:
+            list(holder.tasks())
+    assert refused.value.reason is ErrorReason.INVALID_API_KEY

@@ -12,9 +12,9 @@ import torch
 from maquette.bases.catalogue import BUNDLED_PATH, BaseKind
 from maquette.core.drawing import DrawRequest
 from maquette.families.base import load_family
+from maquette.families.trial import try_base
 from maquette.server.bases.adding import add
 from maquette.server.bases.repository import Base
-from maquette.server.bases.trial import try_out
 from maquette.testing.conformance import Subject
 from maquette.testing.hub import files_of, hub_server
 from maquette.testing.runs import make_run
@@ -36,6 +36,11 @@ def drawn(family: str, root: Path | str) -> np.ndarray:
     return np.asarray(load_family(family).pipeline.load(Path(root), torch.device("cpu")).draw(REQUEST))
 
 
+def tried_here(base: Base) -> None:
+    """What the command does in a process of its own (`tests/unit/server/test_trial.py`)."""
+    try_base(base.family, Path(base.location))
+
+
 def added(folder: Path, source: str, environment: dict[str, str], configs: str = "") -> Base:
     return add(
         "made",
@@ -46,7 +51,7 @@ def added(folder: Path, source: str, environment: dict[str, str], configs: str =
         checkpoints=(),
         environment=environment,
         progress=lambda *_: None,
-        try_out=try_out,
+        try_out=tried_here,
     ).base
 
 
