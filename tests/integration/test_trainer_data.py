@@ -199,3 +199,15 @@ def test_findings_are_told_before_the_base_is_loaded(base: Path, tmp_path: Path)
         carry_out(directory)
     found = [message.finding for message in read_messages(directory) if isinstance(message, Found)]
     assert [one.code for one in found] == [FindingCode.TOO_SMALL] * 2 + [FindingCode.NEAR_DUPLICATE]
+
+
+def test_what_is_hardly_a_picture_is_trained_on_and_told_to_be_too_small(base: Path, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", base, max_train_steps=1)
+    with_pictures(directory, (2, 3), (1, 300))
+    training = read_spec(directory).training
+    preparation = replace(training.preparation, width=2 * SIDE, height=SIDE, buckets=False)
+    change_spec(directory, training=replace(training, preparation=preparation))
+    carry_out(directory)
+    found = [message.finding for message in read_messages(directory) if isinstance(message, Found)]
+    assert [one.code for one in found] == [FindingCode.TOO_SMALL] * 2
+    assert directory.manifest.exists()

@@ -7,6 +7,9 @@ _LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=2, o
 """Halved, so that 8 bits hold nearly all of it."""
 _PLAIN = 4.0
 """Variance of brightness (0..255) below which there is nothing that could be sharp."""
+_LEAST_SIDE = 4
+"""Pixels of a side from which detail can be measured: the Laplacian leaves out one at each end, and one alone varies in
+nothing."""
 _LITTLE = 3.0
 """Contrast under which a thumbnail shows little but noise."""
 _COLOURLESS = 8
@@ -20,14 +23,14 @@ _ROUNDING = 0.25
 def sharpness(image: Image.Image) -> float | None:
     """How much of a picture's fine detail a blur of one pixel takes away, as a ratio; about 1 where it is blurred.
 
-    None where the picture is so plain that nothing could be sharp.
+    None where the picture is so plain, or so small, that nothing could be sharp.
 
     The variance of the Laplacian (Pech-Pacheco et al. 2000, Diatom autofocusing in brightfield microscopy), over that
     of the picture blurred once more (Crété et al. 2007, The blur effect): so neither contrast nor subject matter much.
     Photographs in focus measure 4 and more.
     """
     grey = image.convert("L")
-    if ImageStat.Stat(grey).var[0] < _PLAIN:
+    if min(grey.size) < _LEAST_SIDE or ImageStat.Stat(grey).var[0] < _PLAIN:
         return None
     return _detail(grey) / max(_ROUNDING, _detail(grey.filter(ImageFilter.GaussianBlur(1))))
 

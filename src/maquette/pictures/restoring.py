@@ -20,7 +20,7 @@ class FaceRestorer(Protocol):
         ...
 
     def restore(self, image: Image.Image, upscale: float) -> Image.Image:
-        """An RGB picture with its faces restored, its sides `upscale` times as long."""
+        """An RGB picture with its faces restored, its sides `upscale` times as long and never of no pixel."""
         ...
 
 

@@ -62,6 +62,14 @@ def yunet(tmp_path_factory: pytest.TempPathFactory) -> FaceDetector:
     return found
 
 
+@pytest.mark.parametrize("model", ["detector", "yunet"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 3), (3, 3), (1, 5000), (5000, 1)])
+def test_there_is_no_face_in_what_is_hardly_a_picture(
+    request: pytest.FixtureRequest, model: str, size: tuple[int, int]
+) -> None:
+    assert request.getfixturevalue(model).find(Image.effect_noise(size, 99).convert("RGB")) == ()
+
+
 class TestYuNet:
     @pytest.mark.parametrize("scale", [1, 2])
     def test_it_finds_what_its_model_finds_at_any_size(self, yunet: FaceDetector, scale: int) -> None:

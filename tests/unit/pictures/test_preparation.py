@@ -1,15 +1,21 @@
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image, ImageFilter
 
 from maquette.core.decoding import UnreadablePicture
-from maquette.core.specs import Preparation
+from maquette.core.findings import FindingCode
+from maquette.core.specs import Picture, Preparation
 from maquette.pictures.crops import Box, Size
 from maquette.pictures.faces import FaceDetector, load_detector
+from maquette.pictures.findings import find_out
 from maquette.pictures.preparation import PictureFacts, Preparer
+from maquette.testing.factories import training_spec
 
 Png = Callable[[Image.Image], bytes]
 SQUARE = Preparation(width=64, height=64)
@@ -137,6 +143,52 @@ def test_facts_are_data_of_a_plain_picture_too(astronaut: Image.Image, png: Png)
     for image in (astronaut, Image.new("RGB", (70, 70), "red")):
         facts = preparer.prepare(png(image)).facts
         assert msgspec.json.decode(msgspec.json.encode(facts), type=PictureFacts) == facts
+
+
+FEW, MANY = st.integers(1, 8), st.integers(1, 5000)
+sizes = st.builds(Size, FEW, MANY) | st.builds(Size, MANY, FEW) | st.builds(Size, FEW, FEW)
+sides = st.sampled_from([64, 128, 512, 2048])
+preparations = st.builds(
+    Preparation,
+    width=sides,
+    height=sides,
+    buckets=st.booleans(),
+    face_crop_ratio=st.sampled_from([None, 0.5, 1.4, 10.0]),
+)
+
+
+def noise(size: Size) -> Image.Image:
+    """A picture of which no part is plain."""
+    values = np.random.default_rng(size.width * size.height).integers(0, 256, (size.height, size.width, 3))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+@st.composite
+def detectors(draw: st.DrawFn, picture: Size) -> FacesAt | None:
+    """One that finds a face somewhere in a picture, one that finds none, or no detector."""
+    left, top = draw(st.integers(0, picture.width - 1)), draw(st.integers(0, picture.height - 1))
+    right, bottom = draw(st.integers(left + 1, picture.width)), draw(st.integers(top + 1, picture.height))
+    return draw(st.sampled_from([None, FacesAt(), FacesAt(Box(left, top, right, bottom))]))
+
+
+@given(sizes, preparations, st.data())
+@settings(deadline=None)
+def test_a_picture_of_any_size_is_trained_on_in_any_way(
+    png: Png, size: Size, preparation: Preparation, data: st.DataObject
+) -> None:
+    prepared = Preparer(preparation, data.draw(detectors(size))).prepare(png(noise(size)))
+    facts = prepared.facts
+    assert (prepared.image.size, facts.picture) == (facts.size, size)
+    assert 0 <= facts.crop.left < facts.crop.right <= size.width
+    assert 0 <= facts.crop.top < facts.crop.bottom <= size.height
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=PictureFacts) == facts
+    training = replace(training_spec(), pictures=(Picture("it.png", "0" * 64),), preparation=preparation)
+    assert FindingCode.TOO_SMALL in [found.code for found in find_out(training, {"it.png": facts}, restored=False)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (3, 3), (4, 2)])
+def test_of_hardly_a_picture_no_blur_is_told(size: tuple[int, int], png: Png) -> None:
+    assert Preparer(SQUARE, None).prepare(png(noise(Size(*size)))).facts.sharpness is None
 
 
 def test_equal_preparers_make_equal_pictures(astronaut: Image.Image, png: Png) -> None:
