@@ -154,7 +154,9 @@ Warmup = Annotated[
         ge=0,
         le=INT64_MAX,
         title="Warm-up steps",
-        description="Steps over which the rate rises to its peak; no effect with `constant`.",
+        description="Steps over which the rate rises to its peak: less than `max_train_steps`. No effect, and no"
+        " further limit, with `constant`.",
+        extra={"published": "limited: no most is published"},
     ),
 ]
 OptimizerName = Annotated[

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from maquette.core.errors import MaquetteError
 from maquette.core.ids import sha256_hex
-from maquette.core.specs import DEFAULT_STEPS_PER_PICTURE, TrainingSpec
+from maquette.core.specs import DEFAULT_STEPS_PER_PICTURE, LrScheduler, TrainingSpec
 from maquette.db.engine import Database
 from maquette.db.tables import assets, dataset_items, events, tasks
 from maquette.families.registry import FAMILIES, load_spec
@@ -191,6 +191,9 @@ async def test_the_operators_limits_hold(
     assert response.json()["message"] == (
         "expert_setting.max_train_steps: must be between 1 and 150 on this server, got 151"
     )
+    warming_up = {"lr_scheduler": "linear", "lr_warmup_steps": 150}
+    response = await tenant.train(image_dataset_items=[item], expert_setting=warming_up)
+    assert "must be less than max_train_steps, 150 here" in response.json()["message"]
     assert await traces.count() == before
     spec = await spec_of(database, await tenant.task(image_dataset_items=[item]))
     assert spec.settings.max_train_steps == 150
@@ -310,6 +313,21 @@ async def test_settings_that_undo_each_other_are_refused(api: Api) -> None:
     )
     assert (await api.train(expert_setting={"snr_gamma": 0, "zero_terminal_snr": True})).status_code == 200
     assert (await api.train(expert_setting={"snr_gamma": 5, "zero_terminal_snr": False})).status_code == 200
+
+
+@pytest.mark.parametrize("scheduler", [name for name in LrScheduler if name is not LrScheduler.CONSTANT])
+async def test_a_warm_up_leaves_steps_at_the_rate_that_was_asked_for(api: Api, scheduler: LrScheduler) -> None:
+    for steps, warmup in [(2, 2**40), (2, 2), (1, 1)]:
+        setting = {"max_train_steps": steps, "lr_scheduler": scheduler, "lr_warmup_steps": warmup}
+        response = await api.train(expert_setting=setting)
+        assert reason(response) == (400, "INVALID_REQUEST_BODY")
+        assert response.json()["message"] == (
+            f"expert_setting.lr_warmup_steps: must be less than max_train_steps, {steps} here, or the learning rate"
+            f" never gets to its peak; got {warmup}; ask for a shorter warm-up, or for more steps"
+        )
+    for steps, warmup in [(2, 1), (1, 0)]:
+        setting = {"max_train_steps": steps, "lr_scheduler": scheduler, "lr_warmup_steps": warmup}
+        assert (await api.train(expert_setting=setting)).status_code == 200
 
 
 @pytest.mark.usefixtures("captionless")

@@ -19,9 +19,11 @@ from maquette.core.specs import (
     DIFFUSION_SETTINGS,
     MAX_DRAWN_SEED,
     DatasetItem,
+    LrScheduler,
     Picture,
     TaskType,
     TrainingRequest,
+    TrainingSettings,
     TrainingSpec,
     resolve,
 )
@@ -73,7 +75,9 @@ async def draft(
         draw_seed=lambda: secrets.randbelow(MAX_DRAWN_SEED) + 1,
     )
     _check_uses(asked, family)
-    spec = sandbox.small_training(settings, _within_steps(asked, request, settings.max_train_steps))
+    allowed = _within_steps(asked, request, settings.max_train_steps)
+    _check_warm_up(allowed.settings)
+    spec = sandbox.small_training(settings, allowed)
     notes = sandbox.departures(settings, request.base_model, asked, spec)
     return Draft(request.name, spec, tuple(pictures), notes)
 
@@ -152,3 +156,15 @@ def _within_steps(spec: TrainingSpec, request: TrainingRequest, most: int) -> Tr
             f"must be between 1 and {most} on this server, got {spec.settings.max_train_steps}",
         )
     return replace(spec, settings=replace(spec.settings, max_train_steps=most))
+
+
+def _check_warm_up(settings: TrainingSettings) -> None:
+    """Refuse a warm-up after which there is no step left to take at the rate that was asked for."""
+    if settings.lr_scheduler is LrScheduler.CONSTANT or settings.lr_warmup_steps == 0:
+        return
+    if settings.lr_warmup_steps >= settings.max_train_steps:
+        raise InvalidRequest(
+            "expert_setting.lr_warmup_steps",
+            f"must be less than max_train_steps, {settings.max_train_steps} here, or the learning rate never gets to"
+            f" its peak; got {settings.lr_warmup_steps}; ask for a shorter warm-up, or for more steps",
+        )

@@ -94,10 +94,10 @@ async def test_a_training_is_small_and_its_events_say_each_cap(api: Api, databas
 
 async def test_a_training_warms_up_in_half_of_its_steps_and_its_events_say_so(api: Api, database: Database) -> None:
     setting = {"max_train_steps": 40, "learning_rate": 1e-6, "lr_scheduler": "constant_with_warmup"}
-    task_id = await api.task(expert_setting=setting | {"lr_warmup_steps": 500})
+    task_id = await api.task(expert_setting=setting | {"lr_warmup_steps": 30})
     settings = (await training_spec(database, task_id)).settings
     assert (settings.max_train_steps, settings.learning_rate, settings.lr_warmup_steps) == (40, 1e-6, 20)
-    assert await notes(api, task_id) == ["sandbox: lr_warmup_steps is 20 here, not 500"]
+    assert await notes(api, task_id) == ["sandbox: lr_warmup_steps is 20 here, not 30"]
 
 
 async def test_what_is_small_is_left_as_it_was_asked_for(api: Api, database: Database) -> None:
