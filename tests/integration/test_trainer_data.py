@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from PIL import Image
-from torch import Generator, Tensor, is_grad_enabled, randint, uint8
+from torch import Generator, Tensor, is_grad_enabled, nan, randint, uint8
 
 from maquette.core.files import file_sha256
 from maquette.core.findings import FindingCode
@@ -20,6 +20,8 @@ from maquette.families.sdxl.pipeline import SdxlPipeline
 from maquette.testing.runs import SIDE, carry_out, change_spec, make_run, read_messages, read_spec
 from maquette.testing.tiny_family import build_tiny_base
 from maquette.testing.tiny_sdxl import build_tiny_sdxl
+from maquette.trainer.cache import PROMPTS
+from maquette.trainer.tensors import read_tensors, write_tensors
 
 pytestmark = pytest.mark.torch
 
@@ -106,12 +108,19 @@ class TestSharedCache:
         assert (asked.pictures, asked.drawn) == (0, 1)
 
     def test_what_is_damaged_is_made_anew(self, base: Path, tmp_path: Path, asked: Asked) -> None:
+        """A bit of one picture's latents, a note of the other's, and of its prompt what an older version kept."""
         first = train(tmp_path / "first", base, tmp_path / "shared", max_train_steps=1)
-        for file in (tmp_path / "shared").rglob("*.safetensors"):
-            file.write_bytes(file.read_bytes()[:-9])
-        asked.pictures = 0
+        kept = {file: file.read_bytes() for file in (tmp_path / "shared").rglob("*.safetensors")}
+        (prompt,) = (file for file in kept if file.parent.name == PROMPTS)
+        one, other = kept.keys() - {prompt}
+        one.write_bytes(kept[one][:-1] + bytes([kept[one][-1] ^ 1]))
+        other.write_bytes(kept[other].replace(b"sharpness", b"sharpnesS"))
+        write_tensors(prompt, {name: tensor * nan for name, tensor in read_tensors(prompt).items()})
+        assert all(file.read_bytes() != data for file, data in kept.items())
+        asked.pictures = asked.prompts = 0
         assert lora(train(tmp_path / "second", base, tmp_path / "shared", max_train_steps=1)) == lora(first)
-        assert asked.pictures == 2
+        assert (asked.pictures, asked.prompts) == (2, 1)
+        assert {file: file.read_bytes() for file in kept} == kept
 
     def test_runs_side_by_side_do_not_disturb_each_other(self, base: Path, tmp_path: Path) -> None:
         """One begins while the other is among its pictures; the limit lets them delete each other's files."""

@@ -70,7 +70,7 @@ def parse_header(head: bytes) -> WeightsHeader:
         entries = msgspec.json.decode(head[LENGTH_BYTES:end], type=dict[str, msgspec.Raw])
         metadata = msgspec.json.decode(entries.pop(METADATA, msgspec.Raw(b"{}")), type=dict[str, str])
         tensors = {name: msgspec.json.decode(entry, type=TensorInfo) for name, entry in entries.items()}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BrokenWeights(f"a header that can't be read: {error}") from error
     position = 0
     for begin, stop in sorted(info.data_offsets for info in tensors.values()):

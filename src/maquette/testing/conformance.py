@@ -41,7 +41,7 @@ from maquette.testing.tiny_bases import TINY_BASES, TinyBase
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.data import Example
 from maquette.trainer.memory import recompute_activations
-from maquette.trainer.tensor_store import TensorStore
+from maquette.trainer.tensor_store import Entry, TensorStore
 from maquette.trainer.tensors import read_tensors, write_tensors
 
 CPU = torch.device("cpu")
@@ -271,7 +271,7 @@ def keeps_what_it_encoded(subject: Subject) -> None:
     """What became of a picture and a prompt is not encoded again, and comes back as it was."""
     pipeline, store = subject.load(), TensorStore(subject.root / "cache", CACHE_BYTES, subject.name)
     picture = Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB")
-    example = Example(lambda: picture, (REQUEST.prompt,), OriginalSize(SIDE, SIDE), owner="picture", name="whole")
+    example = Example(lambda: picture, (REQUEST.prompt,), OriginalSize(SIDE, SIDE), Entry("picture", "whole"))
     needed: list[Part] = []
     first, second = (
         EncodedExamples.encode(

@@ -26,7 +26,7 @@ from maquette.families.base import (
 from maquette.families.pixels import to_pixels
 from maquette.trainer.captions import NOTHING, choose, shuffled
 from maquette.trainer.data import Example
-from maquette.trainer.tensor_store import TensorStore
+from maquette.trainer.tensor_store import Entry, TensorStore
 
 PROMPTS = "prompts"
 """Owner of what became of prompts."""
@@ -83,14 +83,16 @@ class EncodedExamples:
             pipeline: says anew at each step what text encoders that train make of prompts.
             examples: the rows.
             posteriors: of each row the picture, and its mirror image where it is shown, on the CPU.
-            conditionings: of each prompt that a row may have, what the bare base makes of it, on the CPU; none where
-                all of that trains.
+            conditionings: of each prompt that a row may have, what the bare base makes of it, on the CPU; none is asked
+                for where all text encoders train.
+            train_text_encoder: whether what can be trained of text encoders is.
         """
         self.pipeline = pipeline
         self.examples = examples
         self.posteriors = posteriors
         self.conditionings = conditionings
         self.train_text_encoder = train_text_encoder
+        self.all_encoders_train = _all_encoders_train(pipeline, train_text_encoder=train_text_encoder)
 
     @classmethod
     @torch.no_grad()
@@ -120,7 +122,7 @@ class EncodedExamples:
             before_each()
             posteriors.append(_encoded_picture(pipeline, example, store, bring))
         conditionings: dict[str, Conditioning] = {}
-        if pipeline.modules[Part.FROZEN_ENCODERS] or not train_text_encoder:
+        if not _all_encoders_train(pipeline, train_text_encoder=train_text_encoder):
             for prompt in _prompts(examples):
                 before_each()
                 conditionings[prompt] = _encoded_prompt(pipeline, prompt, store, bring)
@@ -153,13 +155,15 @@ class EncodedExamples:
         return Shown(places, latents, prompts, original_sizes, objective.noising(latents, random))
 
     def _wording(self, row: int, random: torch.Generator) -> str:
-        """One that was encoded; where text encoders read anew at each step, tags in any order."""
+        """One that was encoded; where all text encoders read anew at each step, tags in any order."""
         example = self.examples[row]
         wording = choose(example.wordings, example.dropout, random)
-        return wording if self.conditionings or len(example.wordings) == 1 else shuffled(wording, random)
+        return shuffled(wording, random) if self.all_encoders_train and len(example.wordings) > 1 else wording
 
     def _told(self, prompts: Sequence[str], device: torch.device) -> Conditioning:
-        kept = as_conditioning([self.conditionings.get(prompt, {}) for prompt in prompts])
+        if self.all_encoders_train:
+            return self.pipeline.encode_trained(prompts)
+        kept = as_conditioning([self.conditionings[prompt] for prompt in prompts])
         told = {name: values.to(device) for name, values in kept.items()}
         return told | self.pipeline.encode_trained(prompts) if self.train_text_encoder else told
 
@@ -172,6 +176,11 @@ class EncodedExamples:
         return chosen, original_size.mirrored() if view else original_size
 
 
+def _all_encoders_train(pipeline: Pipeline, *, train_text_encoder: bool) -> bool:
+    """Whether each step reads its prompts anew altogether, so that nothing of them is encoded before."""
+    return train_text_encoder and not pipeline.modules[Part.FROZEN_ENCODERS]
+
+
 def _prompts(examples: Sequence[Example]) -> Iterator[str]:
     """Every prompt that may be asked for, once."""
     said = [wording for example in examples for wording in example.wordings]
@@ -179,7 +188,7 @@ def _prompts(examples: Sequence[Example]) -> Iterator[str]:
 
 
 def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore, bring: Bring) -> LatentPosterior:
-    kept = store.read(example.owner, example.name)
+    kept = store.read(example.kept_as)
     if kept is None:
         pixels = to_pixels(example.picture())[None]
         bring(Part.AUTOENCODER)
@@ -190,14 +199,15 @@ def _encoded_picture(pipeline: Pipeline, example: Example, store: TensorStore, b
             "mean": torch.cat([one.mean for one in posteriors]).cpu(),
             "std": torch.cat([one.std for one in posteriors]).cpu(),
         }
-        store.write(example.owner, example.name, kept, example.notes)
+        store.write(example.kept_as, kept)
     return LatentPosterior(mean=kept["mean"], std=kept["std"])
 
 
 def _encoded_prompt(pipeline: Pipeline, prompt: str, store: TensorStore, bring: Bring) -> Conditioning:
-    kept = store.read(PROMPTS, prompt)
+    entry = Entry(PROMPTS, prompt)
+    kept = store.read(entry)
     if kept is None:
         bring(*TEXT_ENCODERS)
         kept = {name: values.cpu() for name, values in pipeline.encode_prompts([prompt]).items()}
-        store.write(PROMPTS, prompt, kept)
+        store.write(entry, kept)
     return kept

@@ -1,12 +1,13 @@
 """What is learned from, and the order in which it is."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 
 from maquette.families.base import OriginalSize
+from maquette.trainer.tensor_store import Entry
 
 
 @dataclass(frozen=True)
@@ -17,20 +18,17 @@ class Example:
         picture: makes it anew, RGB, sides multiples of 64; called only where its latents are not kept.
         wordings: what it may be called; never empty.
         original_size: before it was cropped and resized.
-        owner, name: where its latents are kept, see `TensorStore`.
+        kept_as: what its latents are, or will be, in the tenant's `TensorStore`.
         dropout: how often its caption is dropped, 0..1.
         mirrored: whether it is shown mirrored every other time.
-        notes: to be kept beside them.
     """
 
     picture: Callable[[], Image.Image]
     wordings: tuple[str, ...]
     original_size: OriginalSize
-    owner: str
-    name: str
+    kept_as: Entry
     dropout: float = 0.0
     mirrored: bool = False
-    notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Shuffle:

@@ -25,7 +25,7 @@ from maquette.trainer.attempt import Attempt
 from maquette.trainer.captions import wordings
 from maquette.trainer.data import Example
 from maquette.trainer.failures import RunFailed
-from maquette.trainer.tensor_store import TensorStore
+from maquette.trainer.tensor_store import Entry, TensorStore
 
 FACTS = "facts"
 """Note beside a picture's latents: its `PictureFacts`, so that a later run need not even decode it."""
@@ -58,12 +58,11 @@ def prepare(attempt: Attempt, store: TensorStore, before_each: Callable[[], None
     for picture in training.pictures:
         before_each()
         try:
-            example = _example(attempt, store, preparer, picture)
+            example, facts[picture.name] = _example(attempt, store, preparer, picture)
         except UnreadablePicture as error:
             broken.append((picture, error))
             continue
         examples.append(example)
-        facts[picture.name] = msgspec.json.decode(example.notes[FACTS], type=PictureFacts)
     for found in [
         *(unreadable(picture.name, error) for picture, error in broken),
         *find_out(training, facts, restored=preparer.restorer is not None),
@@ -121,28 +120,37 @@ def _preparer(attempt: Attempt) -> Preparer:
     return Preparer(preparation, load_detector(attempt.spec.face_detector), restorer)
 
 
-def _example(attempt: Attempt, store: TensorStore, preparer: Preparer, picture: Picture) -> Example:
+def _example(
+    attempt: Attempt, store: TensorStore, preparer: Preparer, picture: Picture
+) -> tuple[Example, PictureFacts]:
     settings = attempt.training.settings
     if picture.held_out:
         settings = replace(settings, shuffle_tags=False, caption_dropout=0.0, random_flip=False)
     name = f"{preparer.identity} mirrored={settings.random_flip}"
-    notes = store.notes(picture.sha256, name) or {}
-    if FACTS not in notes:
-        prepared = _prepared(attempt, preparer, picture)
-        notes = {FACTS: msgspec.json.encode(prepared.facts).decode()}
-        make = partial(_same, prepared.image)
-    else:
+    facts = _kept_facts(store, picture.sha256, name)
+    if facts:
         make = partial(_prepared_anew, attempt, picture)
-    return Example(
+    else:
+        prepared = _prepared(attempt, preparer, picture)
+        facts, make = prepared.facts, partial(_same, prepared.image)
+    example = Example(
         picture=make,
         wordings=wordings(picture, settings),
-        original_size=original_size_of(msgspec.json.decode(notes[FACTS], type=PictureFacts)),
+        original_size=original_size_of(facts),
         dropout=settings.caption_dropout,
         mirrored=settings.random_flip,
-        owner=picture.sha256,
-        name=name,
-        notes=notes,
+        kept_as=Entry(picture.sha256, name, {FACTS: msgspec.json.encode(facts).decode()}),
     )
+    return example, facts
+
+
+def _kept_facts(store: TensorStore, owner: str, name: str) -> PictureFacts | None:
+    """What an earlier run saw of a picture; None where none has kept it, or in a form that this version can't read."""
+    notes = store.notes(owner, name) or {}
+    try:
+        return msgspec.json.decode(notes.get(FACTS, ""), type=PictureFacts)
+    except msgspec.DecodeError:
+        return None
 
 
 def _prepared(attempt: Attempt, preparer: Preparer, picture: Picture) -> Prepared:

@@ -19,6 +19,7 @@ from maquette.trainer.data import Example
 from maquette.trainer.divergence import ADVICE
 from maquette.trainer.failures import RunFailed
 from maquette.trainer.randomness import derive
+from maquette.trainer.tensor_store import Entry
 
 MIN_CLASS_PICTURES = 4
 MAX_SEED = 2**32
@@ -71,8 +72,7 @@ def _example(pipeline: Pipeline, spec: TrainingSpec, index: int, on_step: OnStep
         picture=partial(_draw_class_picture, pipeline, request, on_step, bring),
         wordings=(prompt,),
         original_size=OriginalSize(request.width, request.height),
-        owner=CLASSES,
-        name=msgspec.json.encode(request).decode(),
+        kept_as=Entry(CLASSES, msgspec.json.encode(request).decode()),
     )
 
 

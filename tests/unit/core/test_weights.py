@@ -37,8 +37,9 @@ def test_a_header_tells_tensors_metadata_and_the_whole_files_size() -> None:
         weights_file({A: tensor(4, 8)}),
         weights_file({A: tensor(0, 8), B: tensor(4, 8)}),
         weights_file({A: {"dtype": "F32"}}),
+        weights_file({A: tensor(0, 4)}).replace(b"unet", b"une\xff"),
     ],
-    ids=["empty", "a picture", "cut off", "a list", "a gap", "an overlap", "no offsets"],
+    ids=["empty", "a picture", "cut off", "a list", "a gap", "an overlap", "no offsets", "no UTF-8"],
 )
 def test_what_is_no_safetensors_header_is_refused(data: bytes) -> None:
     with pytest.raises(BrokenWeights):

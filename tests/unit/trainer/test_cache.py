@@ -17,7 +17,7 @@ from maquette.testing.tiny_flux1 import build_tiny_flux1
 from maquette.trainer.cache import EncodedExamples
 from maquette.trainer.captions import NOTHING
 from maquette.trainer.data import Example
-from maquette.trainer.tensor_store import TensorStore
+from maquette.trainer.tensor_store import Entry, TensorStore
 
 pytestmark = pytest.mark.torch
 
@@ -60,12 +60,17 @@ class Counting:
         return self.pipeline.with_original_sizes(conditioning, original_sizes)
 
 
+class Broken(Counting):
+    """A pipeline whose autoencoder is damaged."""
+
+    def encode_pictures(self, pixels: torch.Tensor) -> LatentPosterior:
+        said = super().encode_pictures(pixels)
+        return replace(said, mean=said.mean * torch.nan)
+
+
 @pytest.fixture
 def counting(pipeline: Sd15Pipeline) -> Counting:
     return Counting(pipeline)
-
-
-WHOLE = OriginalSize(64, 64)
 
 
 def picture(hue: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -76,7 +81,7 @@ def picture(hue: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:
 
 
 def example(
-    number: int = 0, size: tuple[int, int] = (64, 64), *, mirrored: bool = False, dropout: float = 0.0, **named: str
+    number: int = 0, size: tuple[int, int] = (64, 64), *, mirrored: bool = False, dropout: float = 0.0
 ) -> Example:
     return Example(
         picture=lambda: picture(40 * number, size),
@@ -84,9 +89,7 @@ def example(
         original_size=OriginalSize(400, 100 + number, left=30, right=2),
         mirrored=mirrored,
         dropout=dropout,
-        owner=named.get("owner", f"sha-{number}"),
-        name="prepared",
-        notes={"facts": "{}"},
+        kept_as=Entry(f"sha-{number}", "prepared", {"facts": "{}"}),
     )
 
 
@@ -202,6 +205,7 @@ def test_parts_are_the_whole(counting: Counting) -> None:
 
 def test_a_text_encoder_that_trains_is_asked_at_each_step(counting: Counting) -> None:
     encoded = encode(counting, example(0), text=True)
+    assert encoded.all_encoders_train
     assert counting.asked == ["picture"]
     only(encoded, [0])
     only(encoded, [0])
@@ -320,7 +324,7 @@ class TestKept:
         def never() -> Image.Image:
             raise AssertionError
 
-        encode(counting, Example(never, ("picture 0",), WHOLE, owner="sha-0", name="prepared"), store=store)
+        encode(counting, replace(example(), picture=never), store=store)
 
     def test_only_what_is_missing_is_encoded(self, counting: Counting, tmp_path: Path) -> None:
         store = TensorStore(tmp_path, 1 << 20, "base")
@@ -328,6 +332,30 @@ class TestKept:
         counting.asked.clear()
         encode(counting, example(0), example(1), store=store)
         assert counting.asked == ["picture", "picture 1"]
+
+    def test_what_is_damaged_is_encoded_anew_to_the_same_bits_and_kept_again(
+        self, counting: Counting, tmp_path: Path
+    ) -> None:
+        store = TensorStore(tmp_path, 1 << 20, "base")
+        fresh = only(encode(counting, example(), store=store), [0])
+        kept = {file: file.read_bytes() for file in tmp_path.rglob("*.safetensors")}
+        for file, data in kept.items():
+            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        counting.asked.clear()
+        again = only(encode(counting, example(), store=store), [0])
+        assert counting.asked == ["picture", "picture 0"]
+        assert torch.equal(again[0], fresh[0])
+        assert torch.equal(again[1]["prompt_embeds"], fresh[1]["prompt_embeds"])
+        assert {file: file.read_bytes() for file in kept} == kept
+
+    def test_what_a_broken_autoencoder_says_is_shown_and_not_kept(self, counting: Counting, tmp_path: Path) -> None:
+        """Shown, so that the base is told to be damaged; with a sound one the picture is encoded anew."""
+        broken, store = Broken(counting.pipeline), TensorStore(tmp_path, 1 << 20, "base")
+        latents, _ = only(encode(broken, example(), store=store), [0])
+        assert latents.isnan().all()
+        assert store.read(example().kept_as) is None
+        encode(counting, example(), store=store)
+        assert counting.asked == ["picture"]
 
     def test_notes_are_kept_beside_latents(self, counting: Counting, tmp_path: Path) -> None:
         store = TensorStore(tmp_path, 1 << 20, "base")

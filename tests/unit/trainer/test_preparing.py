@@ -29,6 +29,7 @@ from maquette.trainer.failures import RunFailed
 from maquette.trainer.preparing import FACTS, open_store, original_size_of, prepare, tell_cut_captions
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
+from maquette.trainer.tensor_store import Entry
 
 pytestmark = pytest.mark.torch
 
@@ -82,7 +83,7 @@ def test_examples_are_pictures_with_their_words(directory: RunDirectory, reporte
     assert one.picture().size == (128, 128)
     assert one.picture().tobytes() != other.picture().tobytes()
     assert one.wordings == (run.training.settings.instance_prompt,)
-    assert (one.dropout, one.mirrored, one.owner) == (0.1, True, run.training.pictures[0].sha256)
+    assert (one.dropout, one.mirrored, one.kept_as.owner) == (0.1, True, run.training.pictures[0].sha256)
     assert findings(run) == []
 
 
@@ -92,7 +93,7 @@ def test_what_is_kept_is_neither_read_nor_decoded_again(
     run = attempt(directory, reporter, noise(0), noise(0))
     store = open_store(run, CPU)
     for example in prepared(run):
-        store.write(example.owner or "", example.name, {"mean": torch.zeros(1)}, example.notes)
+        store.write(example.kept_as, {"mean": torch.zeros(1)})
     made = prepared(run)[0].picture
     (directory.images / "0.png").write_bytes(b"no picture any more")
     monkeypatch.setattr(Preparer, "prepare", lambda *_: pytest.fail("it was decoded"))
@@ -104,9 +105,23 @@ def test_what_is_kept_is_neither_read_nor_decoded_again(
 def test_what_was_kept_and_has_gone_is_made_anew(directory: RunDirectory, reporter: Reporter) -> None:
     run = attempt(directory, reporter, noise(0))
     (first,) = prepared(run)
-    open_store(run, CPU).write(first.owner or "", first.name, {"mean": torch.zeros(1)}, first.notes)
+    open_store(run, CPU).write(first.kept_as, {"mean": torch.zeros(1)})
     (second,) = prepared(run)
     assert second.picture().tobytes() == first.picture().tobytes()
+
+
+@pytest.mark.parametrize("notes", [{}, {FACTS: "{}"}, {FACTS: "words"}], ids=["none", "of another version", "no JSON"])
+def test_facts_that_can_not_be_read_are_seen_anew_and_what_lies_beside_them_is_none(
+    directory: RunDirectory, reporter: Reporter, notes: dict[str, str]
+) -> None:
+    run = attempt(directory, reporter, noise(0))
+    store = open_store(run, CPU)
+    (first,) = prepared(run)
+    store.write(Entry(first.kept_as.owner, first.kept_as.name, notes), {"mean": torch.zeros(1)})
+    (second,) = prepared(run)
+    assert second.kept_as == first.kept_as
+    assert second.original_size == first.original_size
+    assert store.read(second.kept_as) is None
 
 
 def facts_of(picture: tuple[int, int], crop: tuple[int, int, int, int], size: tuple[int, int]) -> PictureFacts:
@@ -147,7 +162,7 @@ def test_frames_come_from_the_preparation_that_is_asked_for_not_from_what_is_kep
     for _ in range(2):
         for one in (run, wide):
             (example,) = prepared(one)
-            store.write(example.owner or "", example.name, {"mean": torch.zeros(1)}, example.notes)
+            store.write(example.kept_as, {"mean": torch.zeros(1)})
             found.append(example.original_size)
     cut = found[0].left + found[0].right
     assert (found[0].width, found[0].height, cut) == (192, 128, 64)
@@ -157,7 +172,8 @@ def test_frames_come_from_the_preparation_that_is_asked_for_not_from_what_is_kep
 def test_mirrored_pictures_are_kept_apart(directory: RunDirectory, reporter: Reporter) -> None:
     (one,) = prepared(attempt(directory, reporter, noise(0)))
     (other,) = prepared(attempt(directory, reporter, noise(0), random_flip=True))
-    assert (one.owner, one.name) != (other.owner, other.name)
+    assert one.kept_as.owner == other.kept_as.owner
+    assert one.kept_as.name != other.kept_as.name
 
 
 def test_held_out_pictures_are_always_shown_and_called_alike(directory: RunDirectory, reporter: Reporter) -> None:
@@ -187,7 +203,7 @@ def test_faces_are_found_by_the_model_that_the_node_names(
 
     def facts(spec: RunSpec) -> PictureFacts:
         (example,) = prepared(Attempt(directory, spec, run.supervision, reporter))
-        return msgspec.json.decode(example.notes[FACTS], type=PictureFacts)
+        return msgspec.json.decode(example.kept_as.notes[FACTS], type=PictureFacts)
 
     assert facts(replace(spec, face_detector=str(tmp_path / "yunet.onnx"))).crop == (304, 112, 368, 176)
     assert facts(spec).faces == ()
@@ -199,22 +215,22 @@ def test_a_tenants_runs_share_a_folder_and_without_one_each_has_its_own(
     directory: RunDirectory, reporter: Reporter, tmp_path: Path
 ) -> None:
     shared = attempt(directory, reporter, noise(0), cache=str(tmp_path / "shared"))
-    open_store(shared, CPU).write("a", "b", {"mean": torch.zeros(1)})
+    open_store(shared, CPU).write(Entry("a", "b"), {"mean": torch.zeros(1)})
     assert len(list((tmp_path / "shared").rglob("*.safetensors"))) == 1
-    open_store(attempt(directory, reporter, noise(0)), CPU).write("a", "b", {"mean": torch.zeros(1)})
+    open_store(attempt(directory, reporter, noise(0)), CPU).write(Entry("a", "b"), {"mean": torch.zeros(1)})
     assert len(list(directory.cache.rglob("*.safetensors"))) == 1
 
 
 def test_another_base_or_device_sees_nothing_of_it(directory: RunDirectory, reporter: Reporter) -> None:
     run = attempt(directory, reporter, noise(0))
-    open_store(run, CPU).write("a", "b", {"mean": torch.zeros(1)})
-    assert open_store(run, CPU).read("a", "b") is not None
-    assert open_store(run, torch.device("meta")).read("a", "b") is None
+    open_store(run, CPU).write(Entry("a", "b"), {"mean": torch.zeros(1)})
+    assert open_store(run, CPU).read(Entry("a", "b")) is not None
+    assert open_store(run, torch.device("meta")).read(Entry("a", "b")) is None
     base = replace(run.training.base, sha256="1" * 64)
     other = Attempt(
         directory, replace(run.spec, training=replace(run.training, base=base)), run.supervision, run.reporter
     )
-    assert open_store(other, CPU).read("a", "b") is None
+    assert open_store(other, CPU).read(Entry("a", "b")) is None
 
 
 def test_every_unreadable_picture_is_told_and_the_first_named(directory: RunDirectory, reporter: Reporter) -> None:

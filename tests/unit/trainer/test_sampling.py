@@ -40,7 +40,7 @@ def go_on(_step: int, _steps: int) -> None:
 
 
 def names(spec: TrainingSpec) -> list[str]:
-    return [example.name for example in class_examples(Drawing(), spec, go_on, all_there)]  # pyright: ignore[reportArgumentType]
+    return [example.kept_as.name for example in class_examples(Drawing(), spec, go_on, all_there)]  # pyright: ignore[reportArgumentType]
 
 
 def test_there_are_none_without_prior_preservation() -> None:
@@ -60,7 +60,7 @@ def test_each_is_drawn_only_when_it_is_asked_for() -> None:
     assert first.picture().size == (128, 128)
     assert drawing.brings == [all_there]
     assert [(request.prompt, request.width) for request in drawing.asked] == [("a dog", 128)]
-    assert (first.wordings, first.dropout, first.mirrored, first.owner) == (("a dog",), 0.0, False, CLASSES)
+    assert (first.wordings, first.dropout, first.mirrored, first.kept_as.owner) == (("a dog",), 0.0, False, CLASSES)
 
 
 def test_runs_share_them_whatever_else_they_differ_in() -> None:
