@@ -15,6 +15,7 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
+from maquette.bases.catalogue import BUNDLED_PATH
 from maquette.core.basefolder import WEIGHTS, BrokenBase
 from maquette.core.files import file_sha256
 from maquette.core.lifecycle import Reason
@@ -37,6 +38,7 @@ from maquette.core.rundir import (
     CheckpointManifest,
     FileRecord,
     RunDirectory,
+    RunSpec,
 )
 from maquette.core.weights import read_header
 from maquette.families.base import NotFinite
@@ -70,9 +72,16 @@ def straight(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
     return directory
 
 
-def run_here(directory: RunDirectory) -> None:
+def run_here(directory: RunDirectory, spec: RunSpec | None = None) -> None:
     with Reporter(directory.events) as reporter:
-        run(Attempt(directory, read_spec(directory), Supervision(directory), reporter))
+        run(Attempt(directory, spec or read_spec(directory), Supervision(directory), reporter))
+
+
+def at_rate(directory: RunDirectory, rate: float) -> RunSpec:
+    """The run at a learning rate that no request may ask for."""
+    spec = read_spec(directory)
+    settings = replace(spec.training.settings, learning_rate=rate)
+    return replace(spec, training=replace(spec.training, settings=settings))
 
 
 def command(directory: RunDirectory) -> list[str]:
@@ -135,7 +144,7 @@ class TestDivergence:
         assert steps(directory) == [1, 2, 1, 2, 3, 4, 5, 6]
         assert [(back.diverged_at, back.to) for back in said(directory, SteppedBack)] == [(3, 0)]
 
-    def test_a_loss_that_runs_away_at_once_is_held_against_the_bases(
+    def test_a_loss_that_runs_away_is_held_against_the_bases(
         self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         directory = make_run(
@@ -146,20 +155,35 @@ class TestDivergence:
             with_prior_preservation=True,
             prior_loss_weight=0.5,
         )
-        spoil_losses(monkeypatch, lambda _: 1e3, times=2)
-        trained = Sd15Objective.losses
+        losses, trained = Sd15Objective.losses, 0
 
-        def measured_as_one(self: Sd15Objective, *rest: Any) -> torch.Tensor:
-            losses = trained(self, *rest)
-            return losses if torch.is_grad_enabled() else torch.ones_like(losses)
+        def measured(self: Sd15Objective, *rest: Any) -> torch.Tensor:
+            """One with the base alone, and after it has been taken back; two after the first steps."""
+            nonlocal trained
+            trained += torch.is_grad_enabled()
+            found = losses(self, *rest)
+            return found if torch.is_grad_enabled() else torch.full_like(found, 2 if trained == 2 else 1)
 
-        monkeypatch.setattr(Sd15Objective, "losses", measured_as_one)
+        monkeypatch.setattr(Sd15Objective, "losses", measured)
         run_here(directory)
         (back,) = said(directory, SteppedBack)
         assert (back.diverged_at, back.to) == (2, 0)
-        # A loss of one on the pictures, and half of one on those of the class.
-        assert back.why.endswith("more than 13 times the 1.5 of the base alone")
+        # A loss of one on the pictures, and half of one on those of the class; then twice as much.
+        assert back.why.endswith("is 3, more than 1.3 times the 1.5 of the base alone")
         assert steps(directory) == [1, 2, 1, 2]
+
+    def test_a_rate_that_is_far_too_high_ends_it(self, tmp_path: Path) -> None:
+        """Nothing is spoiled here. All its numbers are finite, and the LoRA makes the base worse than it was alone."""
+        directory = make_run(
+            tmp_path / "run", BUNDLED_PATH, checkpoint_every=4, max_train_steps=8, lora_r=8, lora_alpha=8
+        )
+        with pytest.raises(RunFailed, match=r"of the base alone; it had diverged at step 4 at twice the") as failure:
+            run_here(directory, at_rate(directory, 0.1))
+        assert failure.value.reason is Reason.DIVERGED
+        (back,) = said(directory, SteppedBack)
+        assert (back.to, back.lr) == (0, pytest.approx(0.05))
+        assert all(math.isfinite(step.loss) for step in said(directory, Step))
+        assert not weights(directory).exists()
 
     def test_a_second_time_it_fails_by_its_step_and_keeps_its_checkpoint(
         self, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -175,14 +199,9 @@ class TestDivergence:
 
     def test_weights_that_are_no_numbers_reach_no_checkpoint_and_no_file(self, base: Path, tmp_path: Path) -> None:
         directory = make_run(tmp_path / "run", base, checkpoint_every=1, max_train_steps=1)
-        spec = read_spec(directory)
-        settings = replace(spec.training.settings, learning_rate=1e38)
-        spec = replace(spec, training=replace(spec.training, settings=settings))
-        with (
-            Reporter(directory.events) as reporter,
-            pytest.raises(RunFailed, match="after step 1 the weight") as caught,
-        ):
-            run(Attempt(directory, spec, Supervision(directory), reporter))
+        spec = at_rate(directory, 1e38)
+        with pytest.raises(RunFailed, match="after step 1 the weight") as caught:
+            run_here(directory, spec)
         assert caught.value.reason is Reason.DIVERGED
         assert [path.name for path in checkpoint.whole(directory, spec.training)] == ["step-000000"]
         assert not weights(directory).exists()

@@ -63,9 +63,8 @@ class MetricsPoint(Struct, frozen=True, kw_only=True):
     Attributes:
         step: the last of the steps that it stands for.
         loss: their mean training loss.
-        loss_average: mean loss of the last `RECENT_LOSSES` steps up to this one, of all there are at the beginning: the
-            number that a run is judged by when it may have diverged, and that its manifest ends with. A plain mean, so
-            that nothing of where it began must be corrected for.
+        loss_average: mean loss of the last `RECENT_LOSSES` steps up to this one, of all there are at the beginning;
+            its manifest ends with it. A plain mean, so that nothing of where it began must be corrected for.
         lr: learning rate that the step used.
         grad_norm: mean norm of their gradients before they were clipped.
         steps_per_second: pace of these steps, without what is done between steps: checkpoints, validation, samples.

@@ -49,7 +49,7 @@ class Progress(Struct, kw_only=True):
         losses: of the last steps, oldest first.
         lr_scheduler: state of the learning-rate schedule.
         optimizer: what the optimiser knows besides tensors and rate.
-        reference_loss, diverged_at: as in `TrainingState`.
+        base_loss, diverged_at: as in `TrainingState`.
         probe: the loss at fixed timesteps and noise, to be computed again when the checkpoint is loaded.
     """
 
@@ -58,7 +58,7 @@ class Progress(Struct, kw_only=True):
     losses: list[float]
     lr_scheduler: dict[str, Any]
     optimizer: dict[str, float] = {}
-    reference_loss: float | None = None
+    base_loss: float | None = None
     diverged_at: int | None = None
     probe: float | None = None
 
@@ -71,7 +71,7 @@ class TrainingState:
         parameters: the LoRA's weights by name.
         step: optimiser steps done.
         losses: of the last steps, oldest first.
-        reference_loss: what the base alone loses on what is trained on; None in runs that an older trainer began.
+        base_loss: what the base alone loses on what is trained on; None in runs that an older trainer began.
         diverged_at: the step at which the run diverged and was taken back, or None.
     """
 
@@ -81,7 +81,7 @@ class TrainingState:
     randomness: Randomness
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    reference_loss: float | None = None
+    base_loss: float | None = None
     diverged_at: int | None = None
 
     def advance(self, loss: float) -> None:
@@ -204,7 +204,7 @@ def restore(path: Path, state: TrainingState) -> None:
     restore_schedule(state.lr_scheduler, progress.lr_scheduler)
     state.optimizer.param_groups[0].update(progress.optimizer)
     state.step, state.losses = progress.step, progress.losses
-    state.reference_loss, state.diverged_at = progress.reference_loss, progress.diverged_at
+    state.base_loss, state.diverged_at = progress.base_loss, progress.diverged_at
 
 
 def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, extras: Extras) -> None:
@@ -217,7 +217,7 @@ def _write_parts(folder: Path, state: TrainingState, spec: TrainingSpec, extras:
         losses=state.losses,
         lr_scheduler=state.lr_scheduler.state_dict(),
         optimizer=scalars(state.optimizer),
-        reference_loss=state.reference_loss,
+        base_loss=state.base_loss,
         diverged_at=state.diverged_at,
         probe=extras.probe,
     )

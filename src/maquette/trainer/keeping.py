@@ -51,10 +51,10 @@ class Keeper:
         Raises:
             BrokenBase: that is no finite number, so the base is damaged; it would look as if the run diverged.
         """
-        state.reference_loss = self._loss_of_a_step(state.randomness)
-        if not math.isfinite(state.reference_loss):
+        state.base_loss = self.training_loss(state.randomness)
+        if not math.isfinite(state.base_loss):
             raise BrokenBase(
-                f"the base's loss on the pictures, without a LoRA, is {state.reference_loss}, so it is damaged;"
+                f"the base's loss on the pictures, without a LoRA, is {state.base_loss}, so it is damaged;"
                 " register it anew, or train on another one"
             )
         self._save(state)
@@ -73,6 +73,17 @@ class Keeper:
         self._validate(state)
         self._draw_samples(state)
 
+    def training_loss(self, random: Randomness) -> float:
+        """The loss on what is trained on with the LoRA as it stands, weighted as in a step; it compares with others of
+        this run, since timesteps and noise are the same.
+        """
+        settings, pictures = self.attempt.training.settings, random.instances.length
+        loss = self.evaluation.training(range(pictures))
+        if settings.with_prior_preservation:
+            classes = range(pictures, pictures + random.classes.length)
+            loss += settings.prior_loss_weight * self.evaluation.training(classes)
+        return loss
+
     def resume(self, state: TrainingState) -> None:
         """Go on from the newest checkpoint whose probe is as it was recorded; stay as it is where there is none.
 
@@ -88,15 +99,6 @@ class Keeper:
         with torch.no_grad():
             for name, values in beginning.items():
                 state.parameters[name].copy_(values)
-
-    def _loss_of_a_step(self, random: Randomness) -> float:
-        """What the loss of a step is about, with the LoRA as it stands."""
-        settings, pictures = self.attempt.training.settings, random.instances.length
-        loss = self.evaluation.reference(range(pictures))
-        if settings.with_prior_preservation:
-            classes = range(pictures, pictures + random.classes.length)
-            loss += settings.prior_loss_weight * self.evaluation.reference(classes)
-        return loss
 
     def _is_what_it_claims(self, path: Path) -> bool:
         step, recorded, computed = checkpoint.step_of(path), checkpoint.probe_of(path), self.evaluation.probe()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from maquette.core.basefolder import BrokenBase, base_sha256
+from maquette.core.basefolder import check_base
 from maquette.core.progress import Phase, Started
 from maquette.core.rundir import LORA_FILES, Manifest
 from maquette.core.specs import TrainingSettings
@@ -50,13 +50,7 @@ def run(attempt: Attempt) -> None:
     settings = training.settings
     device = torch.device(attempt.spec.device)
     use_device(device)
-    # What there is to go on from, as far as its files tell; `keeper.resume` puts it to the proof.
-    newest = checkpoint.newest(attempt.directory, training)
-    done = checkpoint.step_of(newest) if newest else 0
-    reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
-
-    def stop_if_asked() -> None:
-        attempt.supervision.check(done)
+    stop_if_asked = partial(attempt.supervision.check, begin(attempt))
 
     # First of all: where the host computes, what its libraries take is neither free nor the run's.
     family = load_family(training.base.family)
@@ -69,8 +63,9 @@ def run(attempt: Attempt) -> None:
         held_out = [example for picture, example in prepared if picture.held_out]
         stop_if_asked()
         # After the pictures: it reads gigabytes, and what is wrong with a picture should not wait for it.
-        _check_base(attempt)
-        pipeline = family.pipeline.load(Path(attempt.spec.base_path), device, waiting=not plan.together)
+        base = Path(attempt.spec.base_path)
+        check_base(base, training.base.sha256)
+        pipeline = family.pipeline.load(base, device, waiting=not plan.together)
         residency = Residency(pipeline, device, together=plan.together)
         objective = family.objective(pipeline, settings)
         tell_cut_captions(attempt, pipeline)
@@ -119,6 +114,17 @@ def run(attempt: Attempt) -> None:
 
         reporter.phase(Phase.EXPORT)
         finish(attempt, state, adapters, sample)
+
+
+def begin(attempt: Attempt) -> int:
+    """Say that the attempt begins; the step that its newest checkpoint has, as far as files tell, or none.
+
+    `Keeper.resume` puts the checkpoint to the proof.
+    """
+    newest = checkpoint.newest(attempt.directory, attempt.training)
+    done = checkpoint.step_of(newest) if newest else 0
+    attempt.reporter.say(Started(at=time.time(), resumed_from=done or None, versions=library_versions()))
+    return done
 
 
 def train(
@@ -191,7 +197,7 @@ def train(
         stopping = attempt.supervision.stop_requested
         finished = state.step == settings.max_train_steps
         if stopping or finished or state.step % attempt.spec.checkpoint_every == 0:
-            if trouble := trouble_with_state(state):
+            if trouble := trouble_with_state(state, keeper.training_loss(random)):
                 # Also where it is to stop: it does after the next step, with a state that is worth keeping.
                 step_back(attempt, state, state.step, trouble)
                 continue
@@ -275,13 +281,3 @@ def fresh_state(adapters: Adapters, settings: TrainingSettings, randomness: Rand
     parameters = adapters.parameters()
     optimizer = build_optimizer(parameters.values(), settings)
     return TrainingState(parameters, optimizer, build_lr_scheduler(optimizer, settings), randomness)
-
-
-def _check_base(attempt: Attempt) -> None:
-    """Refuse a folder whose content is no longer what the task pinned: the LoRA would claim a wrong origin."""
-    pinned, path = attempt.training.base, attempt.spec.base_path
-    found = base_sha256(Path(path))
-    if found != pinned.sha256:
-        raise BrokenBase(
-            f"the base {pinned.name} in {path} is not what the task pinned: its hash is {found}, not {pinned.sha256}"
-        )

@@ -272,17 +272,17 @@ def test_only_recent_losses_are_kept() -> None:
     assert state.recent_loss == pytest.approx(34.5)
 
 
-def test_the_reference_loss_goes_along_and_an_older_trainers_checkpoint_may_lack_it(directory: RunDirectory) -> None:
+def test_the_bases_loss_goes_along_and_an_older_trainers_checkpoint_may_lack_it(directory: RunDirectory) -> None:
     state = fresh_state()
-    state.reference_loss = 0.25
+    state.base_loss = 0.25
     take_steps(state, 1)
     keep(directory, state)
     resumed = fresh_state()
     checkpoint.restore(directory.checkpoint(1), resumed)
-    assert resumed.reference_loss == 0.25
+    assert resumed.base_loss == 0.25
     progress = directory.checkpoint(1) / checkpoint.PROGRESS
     written = msgspec.json.decode(progress.read_bytes())
-    del written["reference_loss"]
+    del written["base_loss"]
     progress.write_bytes(msgspec.json.encode(written))
     checkpoint.restore(directory.checkpoint(1), resumed)
-    assert (resumed.step, resumed.reference_loss) == (1, None)
+    assert (resumed.step, resumed.base_loss) == (1, None)
