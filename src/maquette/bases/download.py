@@ -40,7 +40,7 @@ class Download:
         done = 0
         for one in lacking:
             before, name = done, one.file.path
-            self._progress(name, before, total)
+            self._progress(name, before + self._begun(one), total)
             try:
                 self._hub.fetch(
                     self.listing,

@@ -11,7 +11,10 @@ from maquette.cli.output import err
 
 @contextmanager
 def download_bar() -> Generator[Callable[[str, int, int], None]]:
-    """A bar on stderr from the first call on, which says: which file, how many bytes by now, and how many in all."""
+    """A bar on stderr from the first call on, which says: which file, how many bytes by now, and how many in all.
+
+    Where stderr is no terminal it is one line, when all is over.
+    """
     bar = Progress(
         TextColumn("{task.description:<10}"),
         BarColumn(bar_width=15),
@@ -27,8 +30,8 @@ def download_bar() -> Generator[Callable[[str, int, int], None]]:
     download = bar.add_task("download", total=None, note="")
 
     def progress(name: str, done: int, total: int) -> None:
-        bar.start()
         bar.update(download, completed=done, total=total, note=name)
+        bar.start()
 
     try:
         yield progress
