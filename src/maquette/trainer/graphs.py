@@ -89,15 +89,15 @@ class GraphedPass:
         empty = list[torch.Tensor]()
         for parameter in self._parameters:
             gradient = parameter.grad
-            place = (
-                self._gradients.get(parameter) if gradient is None else self._gradients.setdefault(parameter, gradient)
-            )
-            if place is None:
-                continue
-            if gradient is None:
+            if gradient is not None:
+                place = self._gradients.setdefault(parameter, gradient)
+                if place is not gradient:
+                    place.copy_(gradient)
+            elif parameter in self._gradients:
+                place = self._gradients[parameter]
                 empty.append(place)
-            elif gradient is not place:
-                place.copy_(gradient)
+            else:
+                continue
             parameter.grad = place
         if empty:
             torch._foreach_zero_(empty)
