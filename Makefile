@@ -31,8 +31,9 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt constraints.txt
 demo: install  ## pictures in, a trained LoRA out, before/after pictures in demo/
 	$(BIN)/maquette demo --out demo
 
+# On each core one file of tests at a time: its tests share servers and trained runs, which cost most.
 test: check  ## linters, types, import arrows, and all tests but the slow ones
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
 
 test-slow: install clients  ## the tests that take minutes each: the demo, crashes at every line; CI runs them too
 	$(BIN)/pytest -m slow
