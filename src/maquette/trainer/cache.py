@@ -83,8 +83,8 @@ class EncodedExamples:
             pipeline: says anew at each step what text encoders that train make of prompts.
             examples: the rows.
             posteriors: of each row the picture, and its mirror image where it is shown, on the CPU.
-            conditionings: of each prompt that a row may have, what the bare base makes of it, on the CPU; none is asked
-                for where all text encoders train.
+            conditionings: of each prompt that a row may have, what the bare base makes of it, on the CPU; none where
+                all text encoders train.
             train_text_encoder: whether what can be trained of text encoders is.
         """
         self.pipeline = pipeline
