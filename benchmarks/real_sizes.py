@@ -23,8 +23,9 @@ from maquette.families.precision import weight_dtype
 from maquette.testing.tiny_bases import TINY_BASES
 
 CPU = torch.device("cpu")
-T5_LAYERS = 2
-"""Of FLUX.1's 24: prompts are encoded once, before what is measured."""
+T5_LAYERS = {"measured": 2, "published": 24}
+REDUCED: Mapping[str, Mapping[str, Mapping[str, int]]] = {"flux1": {"text_encoder_2.num_layers": T5_LAYERS}}
+"""By family, what is smaller here than published: FLUX.1's T5 reads each prompt once, before the steps measured."""
 
 
 @torch.no_grad()
@@ -78,7 +79,12 @@ def flux1_transformer() -> FluxTransformer2DModel:
 def flux1_second_text_encoder() -> T5EncoderModel:
     """T5 v1.1 XXL's encoder, as wide as published, and not as deep."""
     config = T5Config(
-        d_model=4096, d_kv=64, d_ff=10240, num_layers=T5_LAYERS, num_heads=64, feed_forward_proj="gated-gelu"
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=T5_LAYERS["measured"],
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
     )
     return T5EncoderModel(config).eval()
 
@@ -126,7 +132,7 @@ FAMILIES: Mapping[str, tuple[Any, Mapping[str, Callable[[], Any]]]] = {
 
 
 def real_parts(family: str, folder: Path, device: torch.device) -> Any:
-    """A family's published base on a device, in the precision that bases rest in there.
+    """A family's published base, but for what is `REDUCED`, on a device, in the precision that bases rest in there.
 
     Args:
         folder: for what of it must lie in files; is made.

@@ -12,8 +12,9 @@ On a GPU ours replays CUDA graphs (`trainer.graphs`). The first steps, in which 
 captured, are left out of both. Neither uses cuDNN's attention, whose backward pass failed on FLUX.1 (torch 2.11, H200).
 
 Bases are small: the bundled one, and the tests' tiny ones for other families. With `--real` they have their published
-sizes, of random weights. `--compile` measures both loops with the denoiser's repeated blocks compiled, too.
-Utilisation is of the rate at which the device multiplies two large bfloat16 matrices, measured in the same run.
+sizes, but for what the figures tell as reduced, of random weights. `--compile` measures both loops with the denoiser's
+repeated blocks compiled, too. Utilisation is of the rate at which the device multiplies two large bfloat16 matrices,
+measured in the same run.
 """
 
 import argparse
@@ -60,7 +61,7 @@ from maquette.trainer.randomness import Randomness
 from maquette.trainer.reporter import Reporter
 from maquette.trainer.supervision import Supervision
 from plain_loops import PLAIN_LOOPS, Pictures
-from real_sizes import real_parts
+from real_sizes import REDUCED, real_parts
 
 RANK = 16
 PICTURES = 8
@@ -162,7 +163,7 @@ def told_of_all(
         "machine": machine("torch", "diffusers", "peft", "accelerate")
         | ({"device": torch.cuda.get_device_name(device)} if on_gpu else {}),
         "family": subject.family,
-        "shape": "real" if arguments.real else "small",
+        **told_of_base(subject.family, real=arguments.real),
         "side": subject.side,
         "batch": arguments.batch,
         "rank": RANK,
@@ -176,6 +177,11 @@ def told_of_all(
         }
         for how, (ours, theirs) in found.items()
     }
+
+
+def told_of_base(family: str, *, real: bool) -> dict[str, Any]:
+    """Whether the base has its published size, and in what it has not."""
+    return {"shape": "real", "reduced": REDUCED.get(family, {})} if real else {"shape": "small"}
 
 
 def show(figures: Mapping[str, Any], how: str) -> None:
