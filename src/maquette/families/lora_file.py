@@ -117,15 +117,8 @@ def kohya_tensors(
 
 def _side_by_side(parts: Sequence[str], loras: Mapping[str, LoraLayer], layers: Mapping[str, Layer]) -> torch.Tensor:
     """The up matrices of layers that are one elsewhere (all outputs, all ranks), zero where one says nothing."""
-    rows = [torch.zeros(layers[part].weight.shape[0], 0) for part in parts]
-    for index, part in enumerate(parts):
-        if part in loras:
-            own = loras[part].up
-            rows = [
-                torch.cat([row, own if other == index else row.new_zeros(len(row), own.shape[1])], dim=1)
-                for other, row in enumerate(rows)
-            ]
-    return torch.cat(rows)
+    nothing = {part: torch.zeros(layers[part].weight.shape[0], 0) for part in parts}
+    return torch.block_diag(*(loras[part].up if part in loras else nothing[part] for part in parts))
 
 
 def _by_layer(
@@ -140,12 +133,12 @@ def _by_layer(
         if names is None:
             foreign.append(key)
             continue
-        for name, own in zip(
-            names, _divided(path, key, tensor, PARTS[end], [layers[name] for name in names]), strict=True
-        ):
-            if PARTS[end] in found.setdefault(name, {}):
+        part = PARTS[end]
+        divided = _divided(path, key, tensor, part, [layers[name] for name in names])
+        for name, own in zip(names, divided, strict=True):
+            if part in found.setdefault(name, {}):
                 raise UnmatchedLora(f"{path}: has {key} a second time, in another layout")
-            found[name][PARTS[end]] = own
+            found[name][part] = own
     if not tensors:
         raise UnmatchedLora(f"{path}: holds no weights")
     if foreign:
