@@ -161,11 +161,22 @@ async def test_a_run_whose_newest_checkpoint_is_lost_goes_on_from_the_one_before
         (Script(fail_at=2, reason=Reason.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY, 2),
         (Script(fail_at=2, reason=Reason.INTERNAL), Reason.INTERNAL, 3),
         (Script(die_at=2), Reason.WORKER_LOST, 5),
+        (Script(starve_at=2), Reason.OUT_OF_MEMORY, 2),
         (Script(full_at=2), Reason.DISK_FULL, 2),
         (Script(no_manifest=True), Reason.UNVERIFIED, 3),
         (Script(wrong_hash=True), Reason.UNVERIFIED, 3),
     ],
-    ids=["bad dataset", "diverged", "out of memory", "internal", "killed", "full disk", "no manifest", "wrong hash"],
+    ids=[
+        "bad dataset",
+        "diverged",
+        "out of memory",
+        "internal",
+        "killed",
+        "starved",
+        "full disk",
+        "no manifest",
+        "wrong hash",
+    ],
 )
 async def test_a_reason_decides_how_often_a_task_is_tried(
     service: Service, script: Script, reason: Reason, allowed: int

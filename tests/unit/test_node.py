@@ -17,6 +17,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from maquette.core import processes
 from maquette.core.ids import new_task_id, sha256_hex
 from maquette.core.processes import identify, is_alive
 from maquette.core.progress import Finished, PhaseBegan
@@ -194,6 +195,37 @@ def test_death_before_the_record_is_seen_by_parent_and_stranger(run: RunDirector
     assert not run.process.exists()
     assert not TrainerProcess(run).alive()
     assert process.exit_code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("kernel_ended", "number", "starved"),
+    [(1, signal.SIGKILL, True), (0, signal.SIGKILL, False), (1, signal.SIGSEGV, False)],
+    ids=["starved", "killed by somebody", "crashed"],
+)
+def test_a_trainer_that_the_kernel_ends_for_want_of_memory_is_told_by_its_count(
+    run: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kernel_ended: int,
+    number: signal.Signals,
+    *,
+    starved: bool,
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    monkeypatch.setattr(processes, "VMSTAT", vmstat)
+    vmstat.write_text("pgfault 17\noom_kill 3\n")
+    process = start_waiting(run)
+    os.kill(record_of(run).pid, number)
+    vmstat.write_text(f"pgfault 18\noom_kill {3 + kernel_ended}\n")
+    soon(lambda: not process.alive())
+    assert process.starved is starved
+
+
+def test_of_a_kernel_that_does_not_count_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "VMSTAT", tmp_path / "none")
+    assert processes.killed_for_memory() == 0
+    monkeypatch.undo()
+    assert processes.killed_for_memory() >= 0
 
 
 def test_trainer_of_another_server_is_known_by_its_record(run: RunDirectory) -> None:

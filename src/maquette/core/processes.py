@@ -6,6 +6,7 @@ from maquette.core.rundir import ProcessRecord
 
 PROC = Path("/proc")
 BOOT_ID = PROC / "sys/kernel/random/boot_id"
+VMSTAT = PROC / "vmstat"
 
 # Fields of /proc/<pid>/stat counted from the state, which follows the command's closing parenthesis (proc(5)).
 STATE = 0
@@ -33,3 +34,14 @@ def identify(pid: int) -> ProcessRecord | None:
 def is_alive(record: ProcessRecord) -> bool:
     """Whether the very process of this record still lives."""
     return identify(record.pid) == record
+
+
+def killed_for_memory() -> int:
+    """How many processes Linux has ended since boot because memory ran out, the machine's or a control group's
+    (`oom_kill` in proc_vmstat(5)); 0 where it doesn't tell.
+    """
+    try:
+        counts = dict(line.split() for line in VMSTAT.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))

@@ -74,6 +74,7 @@ class Observation(Struct, frozen=True, kw_only=True):
         liveness: see `Liveness`.
         exit_code: of a process that exited under this executor's eyes; a hint, never a verdict. `DISK_FULL_EXIT` says
             why an attempt ended whose messages do not.
+        starved: whether its process seems to have been ended for want of memory; a hint too.
         manifest: of an exited attempt that wrote one; its files are in storage under `output_prefix`.
         log_tail: the last lines of an exited attempt's log, for the operator.
     """
@@ -83,6 +84,7 @@ class Observation(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[CheckpointRef, ...]
     liveness: Liveness
     exit_code: int | None = None
+    starved: bool = False
     manifest: Manifest | None = None
     log_tail: str = ""
 

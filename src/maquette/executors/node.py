@@ -113,6 +113,7 @@ class NodeAttempt:
             checkpoints=checkpoints,
             liveness=Liveness.EXITED,
             exit_code=self.process.exit_code,
+            starved=self.process.starved,
             manifest=await stage_out_result(self._storage, self.run, plan.output_prefix) if plan else None,
             log_tail=await asyncio.to_thread(read_log_tail, self.run.log),
         )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from maquette.core.children import child_environment, lower_priority, start_child
-from maquette.core.processes import identify, is_alive
+from maquette.core.processes import identify, is_alive, killed_for_memory
 from maquette.core.rundir import ProcessRecord, RunDirectory
 
 PROGRAM = ("-m", "maquette.trainer")
@@ -27,6 +27,8 @@ class TrainerProcess:
 
     Attributes:
         exit_code: of a trainer started by this object that has ended, negative for a signal; else None.
+        starved: whether, by all appearance, the kernel ended that trainer for want of memory. It tells nobody whom it
+            ends, but counts them.
     """
 
     def __init__(self, run: RunDirectory, program: Sequence[str] = PROGRAM) -> None:
@@ -35,6 +37,8 @@ class TrainerProcess:
         self._child: int | None = None
         self._mutex = threading.Lock()
         self.exit_code: int | None = None
+        self.starved = False
+        self._starved_before = 0
 
     def claim(self) -> int | None:
         """Lock the run directory and answer the lock's file descriptor; None where a trainer or another claim holds it.
@@ -59,6 +63,7 @@ class TrainerProcess:
             OSError: the system refuses.
         """
         with self._mutex:
+            self._starved_before = killed_for_memory()
             self._child = start_child(
                 (*self._program, str(self._run.root)),
                 trainer_environment(os.environ, self._run.root, threads),
@@ -116,6 +121,7 @@ class TrainerProcess:
                 return identify(child) is None
             if pid == child:
                 self.exit_code = os.waitstatus_to_exitcode(status)
+                self.starved = self.exit_code == -signal.SIGKILL and killed_for_memory() > self._starved_before
         return self.exit_code is not None
 
     def _lock(self) -> int | None:

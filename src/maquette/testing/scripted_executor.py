@@ -54,6 +54,7 @@ class Script(Struct, frozen=True, kw_only=True):
         fail_at: it reports `reason` and exits; 0 is before the first step, as with a bad dataset.
         reason, words: what it reports then.
         die_at: it dies without a word, as after SIGKILL.
+        starve_at: it dies without a word, and the kernel has ended something for want of memory.
         full_at: its disk is full, and its exit code is all that says so.
         hang_at: it lives on and does nothing more.
         ignores_stop: it goes on when asked to stop, until it is killed.
@@ -66,6 +67,7 @@ class Script(Struct, frozen=True, kw_only=True):
     reason: Reason = Reason.INTERNAL
     words: str = "as scripted"
     die_at: int | None = None
+    starve_at: int | None = None
     full_at: int | None = None
     hang_at: int | None = None
     ignores_stop: bool = False
@@ -111,6 +113,7 @@ class ScriptedAttempt:
         self.files: dict[str, bytes] = {}
         self.events = bytearray()
         self.exit_code: int | None = None
+        self.starved = False
         self.stop_requested = False
         self.ending: asyncio.Task[None] | None = None
         self._node = node
@@ -161,7 +164,8 @@ class ScriptedAttempt:
                 return 0
             if step == script.fail_at:
                 return self._fail()
-            if step == script.die_at:
+            if step in (script.die_at, script.starve_at):
+                self.starved = step == script.starve_at
                 return KILLED
             if step == script.full_at:
                 return DISK_FULL_EXIT
@@ -266,6 +270,7 @@ class ScriptedExecutor(Executor):
             checkpoints=tuple(checkpoints),
             liveness=Liveness.EXITED,
             exit_code=attempt.exit_code,
+            starved=attempt.starved,
             manifest=await self._stage_out_result(attempt),
             log_tail=f"scripted, ended with {attempt.exit_code}",
         )

@@ -147,6 +147,8 @@ class WatchLoop(Loop):
         if seen.manifest is None:
             if reason in {None, Reason.INTERNAL}:
                 log.warning("attempt.broke", task=attempt.task_id, exit_code=seen.exit_code, log_tail=seen.log_tail)
+            if reason is None and seen.starved:
+                return Ending(None, Reason.OUT_OF_MEMORY, "Its process was ended by the kernel for want of memory.")
             if reason is None and seen.exit_code == DISK_FULL_EXIT:
                 return Ending(None, Reason.DISK_FULL, "")
             if reason is None:
