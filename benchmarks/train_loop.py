@@ -365,6 +365,9 @@ class KeepsNothing(Keeper):
     def keep_beginning(self, state: TrainingState) -> None:
         """See `Keeper.keep_beginning`."""
 
+    def trouble(self, state: TrainingState) -> str | None:
+        """See `Keeper.trouble`; it is asked once a checkpoint."""
+
     def keep(self, state: TrainingState) -> None:
         """See `Keeper.keep`."""
 

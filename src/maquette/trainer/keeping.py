@@ -16,6 +16,7 @@ from maquette.families.base import OnStep
 from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.checkpoint import Extras, TrainingState
+from maquette.trainer.divergence import trouble_with_state
 from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.failures import StopRequested, failed
 from maquette.trainer.randomness import Randomness
@@ -51,7 +52,7 @@ class Keeper:
         Raises:
             BrokenBase: that is no finite number, so the base is damaged; it would look as if the run diverged.
         """
-        state.base_loss = self.training_loss(state.randomness)
+        state.base_loss = self._training_loss(state.randomness)
         if not math.isfinite(state.base_loss):
             raise BrokenBase(
                 f"the base's loss on the pictures, without a LoRA, is {state.base_loss}, so it is damaged;"
@@ -73,16 +74,9 @@ class Keeper:
         self._validate(state)
         self._draw_samples(state)
 
-    def training_loss(self, random: Randomness) -> float:
-        """The loss on what is trained on with the LoRA as it stands, weighted as in a step; it compares with others of
-        this run, since timesteps and noise are the same.
-        """
-        settings, pictures = self.attempt.training.settings, random.instances.length
-        loss = self.evaluation.training(range(pictures))
-        if settings.with_prior_preservation:
-            classes = range(pictures, pictures + random.classes.length)
-            loss += settings.prior_loss_weight * self.evaluation.training(classes)
-        return loss
+    def trouble(self, state: TrainingState) -> str | None:
+        """Why a state is none to keep, in words; None where it is one."""
+        return trouble_with_state(state, self._training_loss(state.randomness))
 
     def resume(self, state: TrainingState) -> None:
         """Go on from the newest checkpoint whose probe is as it was recorded; stay as it is where there is none.
@@ -99,6 +93,17 @@ class Keeper:
         with torch.no_grad():
             for name, values in beginning.items():
                 state.parameters[name].copy_(values)
+
+    def _training_loss(self, random: Randomness) -> float:
+        """The loss on what is trained on with the LoRA as it stands, weighted as in a step; it compares with others of
+        this run, since timesteps and noise are the same.
+        """
+        settings, pictures = self.attempt.training.settings, random.instances.length
+        loss = self.evaluation.training(range(pictures))
+        if settings.with_prior_preservation:
+            classes = range(pictures, pictures + random.classes.length)
+            loss += settings.prior_loss_weight * self.evaluation.training(classes)
+        return loss
 
     def _is_what_it_claims(self, path: Path) -> bool:
         step, recorded, computed = checkpoint.step_of(path), checkpoint.probe_of(path), self.evaluation.probe()

@@ -22,7 +22,7 @@ from maquette.trainer import checkpoint
 from maquette.trainer.attempt import Attempt
 from maquette.trainer.cache import EncodedExamples, Shown
 from maquette.trainer.checkpoint import TrainingState
-from maquette.trainer.divergence import step_back, trouble_with_state, trouble_with_step
+from maquette.trainer.divergence import step_back, trouble_with_step
 from maquette.trainer.evaluation import Evaluation
 from maquette.trainer.export import export_kohya, export_lora, file_record, lora_header
 from maquette.trainer.failures import StopRequested
@@ -117,7 +117,7 @@ def run(attempt: Attempt) -> None:
 
 
 def begin(attempt: Attempt) -> int:
-    """Say that the attempt begins; the step that its newest checkpoint has, as far as files tell, or none.
+    """Say that the attempt begins, and answer the step of its newest checkpoint as far as files tell; 0 without one.
 
     `Keeper.resume` puts the checkpoint to the proof.
     """
@@ -197,7 +197,7 @@ def train(
         stopping = attempt.supervision.stop_requested
         finished = state.step == settings.max_train_steps
         if stopping or finished or state.step % attempt.spec.checkpoint_every == 0:
-            if trouble := trouble_with_state(state, keeper.training_loss(random)):
+            if trouble := keeper.trouble(state):
                 # Also where it is to stop: it does after the next step, with a state that is worth keeping.
                 step_back(attempt, state, state.step, trouble)
                 continue
